@@ -1,0 +1,25 @@
+"README.md from nbs/index.ipynb, by nbconvert: `python .ci/readme.py ROOT`, where ROOT holds `nbs` and gets README.md."
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
+
+root = Path(sys.argv[1])
+notebook = nbformat.read(root / "nbs" / "index.ipynb", 4)
+notebook.metadata["language_info"] = {"name": "python"}
+first_line = lambda cell: cell.source.split("\n", 1)[0].replace(" ", "")
+notebook.cells = [cell for cell in notebook.cells if first_line(cell) != "#|hide"]
+for cell in notebook.cells:
+    if first_line(cell) == "#|echo:false": cell.metadata["transient"] = {"remove_source": True}
+
+config = Config({"ExtractOutputPreprocessor": {"enabled": True, "output_filename_template": "nbs/readme_files/{cell_index}_{index}{extension}"}})
+text, resources = MarkdownExporter(config=config).from_notebook_node(notebook)
+folder = root / "nbs" / "readme_files"
+folder.mkdir(exist_ok=True)
+for old in folder.iterdir(): old.unlink()
+for name, content in resources["outputs"].items(): (root / name).write_bytes(content)
+lines = [line.rstrip() for line in re.sub(r"\n{3,}", "\n\n", text.strip().replace("![png]", "![a drawn face, its parse and the truth]")).splitlines()]
+(root / "README.md").write_text("<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + "\n".join(lines) + "\n")

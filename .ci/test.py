@@ -1,0 +1,114 @@
+"""What `make test` runs: modules against notebooks, all notebooks, and the study itself. Ends with one line, `N passed, M failed`."""
+import filecmp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+SCRATCH = Path(tempfile.mkdtemp(prefix="faceseg-test-"))
+CORES = os.cpu_count() or 1
+passed, failed = [], []
+
+
+def run(*command, cwd=ROOT, **environment):
+    "Run one of the environment's programs; what it printed is in the result."
+    return subprocess.run([str(BIN / command[0]), *map(str, command[1:])], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **environment})
+
+
+def check(name, ok, why=""):
+    (passed if ok else failed).append(name)
+    print(f"{'ok    ' if ok else 'FAILED'} {name}" + ("" if ok else f"\n{why}".replace("\n", "\n       ")), flush=True)
+
+
+def test_exports():
+    "Exporting, cleaning and rendering a copy of the tree must change nothing."
+    copy = SCRATCH / "copy"
+    for name in ("nbs", "faceseg", "settings.ini", "pyproject.toml"):
+        source = ROOT / name
+        if source.is_dir(): shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else: shutil.copy(source, copy / name)
+    for module in (copy / "faceseg").glob("*.py"):
+        if module.name != "__init__.py": module.unlink()  # a module without a notebook must show
+    done = [run("nbdev_export", cwd=copy), run("nbdev_clean", cwd=copy), run("python", ROOT / ".ci" / "readme.py", copy)]
+    said = "".join(d.stdout + d.stderr for d in done if d.returncode)
+    for kind, pattern in (("module matches its notebook", "faceseg/*.py"), ("notebook is clean", "nbs/**/*.ipynb"), ("is made from nbs/index.ipynb", "README.md")):
+        for name in sorted({str(p.relative_to(base)) for base in (ROOT, copy) for p in base.glob(pattern) if ".ipynb_checkpoints" not in p.parts}):
+            a, b = ROOT / name, copy / name
+            same = a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
+            check(f"{name}: {kind}", same, f"run nbdev_export, nbdev_clean and make readme, and commit the notebook with the module\n{said}")
+
+
+def test_notebooks():
+    "All notebooks that are not studies, in parallel."
+    names = sorted(p.stem for p in (ROOT / "nbs").glob("*.ipynb"))
+    threads = {f"{library}_NUM_THREADS": str(max(1, CORES // 2)) for library in ("OMP", "OPENBLAS", "MKL")}
+    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", MPLBACKEND="agg", **threads)
+    broken = done.stderr.split("Failed On The Following Notebooks")[-1] if done.returncode else ""
+    listed = [name for name in names if re.search(rf"(?m)^\s*{re.escape(name)}(\.ipynb)?\s*$", broken)]
+    print("".join(f"       {line}\n" for line in done.stdout.splitlines() if re.search(r"secs|^skipped", line)), end="")
+    if done.returncode and not listed: return check("nbdev_test", False, done.stdout + done.stderr)
+    for name in names: check(f"nbs/{name}.ipynb runs", name not in listed, "see below")
+    if listed: print(done.stderr)
+
+
+def study(out, *parameters):
+    "The study through papermill, at a tiny size."
+    tiny = ["-p", "n_train", 3, "-p", "n_test", 2, "-p", "height", 96, "-p", "share", 0.05, "-p", "n_trees", 10, "-p", "n_pictures", 1, "-p", "n_workers", 2]
+    out.mkdir(exist_ok=True)
+    return run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "khan2015.ipynb", out / "khan2015.ipynb", "-r", "out_dir", out, *tiny, *parameters)
+
+
+def test_study():
+    out = SCRATCH / "study"
+    done = study(out, "-r", "features", "seed2024")
+    check("the study runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    if done.returncode: return
+    results = json.loads((out / "results.json").read_text())
+    keys = {"parameters", "models", "published", "provenance"}
+    check("results.json has its keys", keys <= set(results) and set(results["models"]) == {"rf", "mlp"}, sorted(results))
+    for model, entry in results["models"].items():
+        rates = [entry["accuracy"], entry["mean_recall"], entry["mean_f1"], *(v for c in entry["classes"].values() for v in c.values() if v is not None)]
+        check(f"{model}: rates are fractions", all(0 <= rate <= 1 for rate in rates), entry)
+        check(f"{model}: 11 classes with recall, precision, f1, iou", len(entry["classes"]) == 11 and all(set(c) == {"recall", "precision", "f1", "iou"} for c in entry["classes"].values()), entry["classes"])
+        pixels = sum(map(sum, entry["confusion"]))
+        check(f"{model}: every test pixel is counted once", pixels == 2 * 256 * 224, pixels)
+        check(f"{model}: accuracy is that of its confusion matrix", abs(sum(row[i] for i, row in enumerate(entry["confusion"])) / pixels - entry["accuracy"]) < 1e-9, entry)
+        common = max(map(sum, entry["confusion"])) / pixels
+        check(f"{model}: better than the most common class ({common:.3f})", entry["accuracy"] > common, entry["accuracy"])
+        check(f"{model}: costs are measured", min(entry[k] for k in ("fit_seconds", "predict_seconds_per_image", "peak_memory_mb")) > 0, entry)
+    parameters, origin = results["parameters"], results["provenance"]
+    check("parameters are kept", (parameters["n_train"], parameters["features"], parameters["height"]) == (3, "seed2024", 96), parameters)
+    check("provenance is complete", {"commit", "dirty", "versions", "cpu", "threads", "data"} <= set(origin) and len(origin["data"]["manifest_sha256"]) == 64, origin)
+    header, *rows = (out / "results.csv").read_text().splitlines()
+    check("results.csv has the same rates", header == "model,class,metric,value" and f"rf,,accuracy,{results['models']['rf']['accuracy']}" in rows, rows[:5])
+
+    before = (out / "results.json").read_bytes()
+    done = study(out, "-p", "n_trian", 3)
+    check("an unknown parameter is refused", done.returncode != 0 and "unknown parameter 'n_trian'; did you mean 'n_train'?" in done.stderr, done.stderr[-2000:])
+    done = study(out, "-r", "models", "rf,svm")
+    check("a failed run says why", done.returncode != 0 and "unknown model 'svm'; there are: rf, mlp" in done.stderr, done.stderr[-2000:])
+    check("and leaves the earlier results.json", (out / "results.json").read_bytes() == before)
+    again = study(out, "-r", "features", "seed2024", "-p", "n_workers", 1)
+    check("the study runs again", again.returncode == 0, again.stderr[-3000:])
+    kept = [p for p in out.glob("results.*.json") if p.read_bytes() == before]
+    check("and keeps the earlier results.json", len(kept) == 1, sorted(p.name for p in out.iterdir()))
+    models = [json.loads(text)["models"] for text in (before, (out / "results.json").read_bytes())]
+    check("one worker and two give the same forest", models[0]["rf"]["confusion"] == models[1]["rf"]["confusion"])
+
+
+if __name__ == "__main__":
+    start = time.time()
+    try:
+        for test in (test_exports, test_notebooks, test_study): test()
+    finally: shutil.rmtree(SCRATCH, ignore_errors=True)
+    print(f"{time.time() - start:.0f} seconds")
+    print(f"{len(passed)} passed, {len(failed)} failed")
+    sys.exit(bool(failed) or not passed)

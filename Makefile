@@ -1,0 +1,50 @@
+# make report   run the study and render it (DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...)
+# make test     check modules, notebooks and the study itself
+# make readme   README.md from nbs/index.ipynb
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+STUDY ?= khan2015
+
+DATASET ?= demo
+FOLDER ?=
+N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+OUT_DIR ?= reports/$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
+# name in the notebook = name here; texts with -r, so that papermill leaves them texts
+TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT features=FEATURES models=MODELS class_weight=CLASS_WEIGHT on_error=ON_ERROR
+NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS n_trees=N_TREES
+given = $(foreach pair,$(2),$(if $($(word 2,$(subst =, ,$(pair)))),$(1) $(word 1,$(subst =, ,$(pair))) '$($(word 2,$(subst =, ,$(pair))))'))
+PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
+
+.PHONY: report test readme
+.DELETE_ON_ERROR:
+
+report: $(READY)
+	@mkdir -p '$(OUT_DIR)'
+	@$(BIN)/papermill --no-autosave-cell-every nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
+	  || { mv '$(OUT_DIR)/$(STUDY).part.ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
+	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb, an earlier report is untouched."; exit 1; }
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(OUT_DIR)/$(STUDY).part.ipynb'
+	@stamp=$$(date -u +%Y%m%d-%H%M%S); for kind in ipynb html; do \
+	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \
+	    echo "An earlier $(STUDY).$$kind is kept as $(STUDY).$$stamp.$$kind."; fi; \
+	  mv '$(OUT_DIR)'/$(STUDY).part.$$kind '$(OUT_DIR)'/$(STUDY).$$kind; done
+	@echo "The report is $(OUT_DIR)/$(STUDY).html; its numbers are in results.json beside it."
+
+test: $(READY)
+	@$(BIN)/python .ci/test.py
+
+readme: $(READY)
+	@$(BIN)/python .ci/readme.py .
+
+$(READY): pyproject.toml constraints.txt Makefile
+	@command -v '$(PYTHON)' >/dev/null || { echo "$(PYTHON) is not there; faceseg needs Python 3.11 or newer: install it, or name one with make PYTHON=..."; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "faceseg needs Python 3.11 or newer, $(PYTHON) is $$('$(PYTHON)' -V 2>&1 | cut -d' ' -f2): name another with make PYTHON=python3.12"; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "Installing into .venv (a few minutes the first time)"
+	@'$(PYTHON)' -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks]'
+	@touch $(READY)
