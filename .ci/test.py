@@ -94,7 +94,7 @@ def test_study():
     done = study(out, "-p", "n_trian", 3)
     check("an unknown parameter is refused", done.returncode != 0 and "unknown parameter 'n_trian'; did you mean 'n_train'?" in done.stderr, done.stderr[-2000:])
     done = study(out, "-r", "models", "rf,svm")
-    check("a failed run says why", done.returncode != 0 and "unknown model 'svm'; there are: rf, mlp" in done.stderr, done.stderr[-2000:])
+    check("a failed run says why", done.returncode != 0 and "unknown model 'svm'; there are: rf, et, mlp" in done.stderr, done.stderr[-2000:])
     check("and leaves the earlier results.json", (out / "results.json").read_bytes() == before)
     again = study(out, "-r", "features", "seed2024", "-p", "n_workers", 1)
     check("the study runs again", again.returncode == 0, again.stderr[-3000:])

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['MIRROR', 'pupils', 'pupil_distance', 'canonical_frame', 'to_frame', 'from_frame', 'Pose', 'roll', 'pose',
-           'mirror_landmarks', 'normalized_mean_error']
+           'mirror_landmarks', 'other_side', 'mirror_face', 'normalized_mean_error']
 
-# %% ../nbs/02_landmarks.ipynb #6a92f7b8
-from dataclasses import dataclass
+# %% ../nbs/02_landmarks.ipynb #c60f3106
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .data import DataError, check_landmarks
-from .schema import LANDMARK_PARTS, N_LANDMARKS
+from .data import DataError, Face, check_landmarks
+from .schema import LANDMARK_PARTS, N_LANDMARKS, class_id
 
 # %% ../nbs/02_landmarks.ipynb #80338ba8
 def _checked(
@@ -114,6 +114,23 @@ def mirror_landmarks(
     "The landmarks of the mirrored image: x is flipped and the points change numbers."
     flipped = _checked(landmarks) * [-1, 1] + [width - 1, 0]
     return flipped[MIRROR].astype(np.float32)
+
+# %% ../nbs/02_landmarks.ipynb #7ecebf0a
+def other_side(
+    name: str,  # a class name
+) -> str:  # the name with left and right exchanged
+    "What a class is called in the mirror."
+    swap = {"left": "right", "right": "left"}
+    return " ".join(swap.get(word, word) for word in name.split())
+
+def mirror_face(
+    face: Face,  # image, labels and landmarks, the last two where there are any
+) -> Face:  # as a mirror shows it
+    "Mirror a face: image, labels and landmarks together, sides exchanged."
+    table = np.array([class_id(face.schema, other_side(name)) for name in face.schema.classes], np.uint8)
+    flip = lambda array: np.ascontiguousarray(array[:, ::-1])
+    return replace(face, image=flip(face.image), labels=None if face.labels is None else table[flip(face.labels)],
+                   landmarks=None if face.landmarks is None else mirror_landmarks(face.landmarks, face.image.shape[1]))
 
 # %% ../nbs/02_landmarks.ipynb #aa08839a
 def normalized_mean_error(

@@ -6,7 +6,7 @@
 __all__ = ['CLASS_WEIGHTS', 'choose_pixels', 'SampleParameters', 'sample_set_name', 'sample_face', 'Samples', 'join_shards',
            'sample_faces', 'write_shard', 'write_samples', 'write_manifest', 'read_samples', 'class_weights']
 
-# %% ../nbs/04_sampling.ipynb #73ed96bb
+# %% ../nbs/04_sampling.ipynb #e00450b1
 import hashlib
 import io
 import json
@@ -21,6 +21,7 @@ from tqdm import tqdm
 import faceseg
 from .data import DataError, Face, FaceFiles, SCHEMA_OF, file_manifest, read_face, resize_face, write_atomic
 from .features import feature_bank, feature_maps
+from .landmarks import mirror_face
 from .schema import SCHEMAS
 
 # %% ../nbs/04_sampling.ipynb #ca768418
@@ -38,7 +39,7 @@ def choose_pixels(
         chosen = np.concatenate([rng.permutation(k)[:per_class] for k in of_class])
     return np.stack(np.unravel_index(np.sort(chosen), labels.shape), 1)
 
-# %% ../nbs/04_sampling.ipynb #865a5628
+# %% ../nbs/04_sampling.ipynb #cf69b971
 @dataclass(frozen=True)
 class SampleParameters:
     "What a sample set is made from, besides the faces."
@@ -46,6 +47,7 @@ class SampleParameters:
     height: int = 512  # faces are resized to this height, in pixels
     share: float | None = None  # share of all pixels to draw, above 0 and up to 1
     per_class: int | None = None  # or: pixels to draw of each class, a face
+    mirror: bool = False  # whether to learn from each face's mirror image too, which doubles the rows
     seed: int = 0  # for the drawing of pixels
 
     def __post_init__(self):
@@ -56,7 +58,7 @@ class SampleParameters:
         if self.per_class is not None and self.per_class < 1: raise ValueError(f"per_class is at least 1, found {self.per_class}")
         if self.height < 16: raise ValueError(f"height is at least 16 pixels, found {self.height}")
 
-# %% ../nbs/04_sampling.ipynb #e6e2647b
+# %% ../nbs/04_sampling.ipynb #a4a6148f
 def sample_set_name(
     parameters: SampleParameters,  # the settings
     manifest: list[dict],  # from `faceseg.data.file_manifest`
@@ -65,14 +67,14 @@ def sample_set_name(
     everything = json.dumps([vars(parameters), manifest, faceseg.__version__], sort_keys=True)
     drawn = f"share{parameters.share:g}" if parameters.share is not None else f"class{parameters.per_class}"
     features = parameters.features.replace("+", "-")
-    return f"{features}-h{parameters.height}-n{len(manifest)}-{drawn}-s{parameters.seed}-{hashlib.sha256(everything.encode()).hexdigest()[:10]}"
+    return f"{features}-h{parameters.height}-n{len(manifest)}-{drawn}{'-mirror' * parameters.mirror}-s{parameters.seed}-{hashlib.sha256(everything.encode()).hexdigest()[:10]}"
 
-# %% ../nbs/04_sampling.ipynb #90ad2d3a
+# %% ../nbs/04_sampling.ipynb #4185e537
 def sample_face(
     face: Face,  # a face with labels
     i: int,  # its number in the sample set
     parameters: SampleParameters,  # the settings
-) -> dict[str, np.ndarray]:  # rows float16 (N, F), labels uint8 (N,), pixels uint16 (N, 2)
+) -> dict[str, np.ndarray]:  # rows float16 (N, F), labels uint8 (N,), pixels uint16 (N, 2); with `mirror`, those of the face and then of its mirror image
     "Draw pixels of one face and gather their features."
     bank = feature_bank(parameters.features)
     if bank.needs_landmarks and face.landmarks is None:
@@ -80,9 +82,12 @@ def sample_face(
     if face.labels is None: raise DataError(f"{face.name}: a face without labels cannot be learned from")
     face = resize_face(face, parameters.height)
     rng = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=(i,)))
-    pixels = choose_pixels(face.labels, rng, parameters.share, parameters.per_class)
-    rows = feature_maps(bank, face.image, face.landmarks).rows(pixels)
-    return {"rows": rows.astype(np.float16), "labels": face.labels[tuple(pixels.T)], "pixels": pixels.astype(np.uint16)}
+    parts = []
+    for one in (face, mirror_face(face)) if parameters.mirror else (face,):
+        pixels = choose_pixels(one.labels, rng, parameters.share, parameters.per_class)
+        rows = feature_maps(bank, one.image, one.landmarks).rows(pixels)
+        parts.append({"rows": rows.astype(np.float16), "labels": one.labels[tuple(pixels.T)], "pixels": pixels.astype(np.uint16)})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 # %% ../nbs/04_sampling.ipynb #08ae67bf
 @dataclass(frozen=True, eq=False)
