@@ -9,11 +9,13 @@ STUDY ?= khan2015
 
 DATASET ?= demo
 FOLDER ?=
+# the drawn faces are 256 rows high; photographs are brought to the paper's 512
+HEIGHT ?= $(if $(filter demo,$(DATASET)),256)
 N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 OUT_DIR ?= reports/$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
 TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT features=FEATURES models=MODELS class_weight=CLASS_WEIGHT on_error=ON_ERROR
-NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS n_trees=N_TREES
+NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS copies=COPIES n_trees=N_TREES
 given = $(foreach pair,$(2),$(if $($(word 2,$(subst =, ,$(pair)))),$(1) $(word 1,$(subst =, ,$(pair))) '$($(word 2,$(subst =, ,$(pair))))'))
 PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 
@@ -22,7 +24,7 @@ PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WO
 
 report: $(READY)
 	@mkdir -p '$(OUT_DIR)'
-	@$(BIN)/papermill --no-autosave-cell-every nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
+	@$(BIN)/papermill nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
 	  || { mv '$(OUT_DIR)/$(STUDY).part.ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
 	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb, an earlier report is untouched."; exit 1; }
 	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(OUT_DIR)/$(STUDY).part.ipynb'

@@ -18,8 +18,8 @@ from .mlp import MLP
 from .sampling import SampleParameters, Samples, sample_faces
 from .schema import LAPA, LabelSchema
 
-# %% ../nbs/07_segmenter.ipynb #407915bf
-MODELS = {"rf": (Forest, {}), "et": (Forest, {"splits": "random", "max_features": 0.3, "max_rows": 0.3}), "mlp": (MLP, {})}
+# %% ../nbs/07_segmenter.ipynb #f472df63
+MODELS = {"rf": (Forest, {}), "et": (Forest, {"splits": "random", "max_features": 0.5}), "mlp": (MLP, {})}
 
 def make_model(
     model: str,  # a key of MODELS
@@ -40,7 +40,7 @@ def resize_proba(
     channels = [cv2.resize(proba[..., c], shape[::-1], interpolation=cv2.INTER_LINEAR) for c in range(proba.shape[2])]
     return np.stack(channels, -1)
 
-# %% ../nbs/07_segmenter.ipynb #e7e7713f
+# %% ../nbs/07_segmenter.ipynb #d66f6c42
 class FaceSegmenter(BaseEstimator):
     "Semantic face segmentation: pixel features and a classifier."
     def __init__(self,
@@ -49,20 +49,20 @@ class FaceSegmenter(BaseEstimator):
         height: int = 512,  # working height, in pixels
         share: float | None = 0.01,  # share of all pixels to learn from, or None
         per_class: int | None = None,  # or: pixels of each class, a face
-        mirror: bool = True,  # whether to learn from mirror images too
+        copies: int = 2,  # altered copies of each face to learn from, besides the face itself
         class_weight: str = "sqrt",  # "none", "sqrt" or "balanced"
         n_workers: int = 1,  # threads
         seed: int = 0,  # for all that is drawn
         model_options: dict | None = None,  # further arguments of the classifier, e.g. {"n_trees": 50}
     ):
         self.features, self.model, self.height, self.share, self.per_class = features, model, height, share, per_class
-        self.mirror, self.class_weight, self.n_workers, self.seed, self.model_options = mirror, class_weight, n_workers, seed, model_options
+        self.copies, self.class_weight, self.n_workers, self.seed, self.model_options = copies, class_weight, n_workers, seed, model_options
 
     def fit(self,
         faces: list[Face],  # faces with labels, all of one schema
     ) -> "FaceSegmenter":  # itself
         "Learn from labelled faces."
-        parameters = SampleParameters(self.features, self.height, self.share, self.per_class, self.mirror, self.seed)
+        parameters = SampleParameters(self.features, self.height, self.share, self.per_class, self.copies, self.seed)
         return self.fit_samples(sample_faces(faces, parameters), faces[0].schema)
 
     def fit_samples(self,
