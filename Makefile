@@ -24,7 +24,7 @@ PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WO
 
 report: $(READY)
 	@mkdir -p '$(OUT_DIR)'
-	@$(BIN)/papermill nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
+	@$(BIN)/papermill --log-output --log-level WARNING --no-progress-bar nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
 	  || { mv '$(OUT_DIR)/$(STUDY).part.ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
 	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb, an earlier report is untouched."; exit 1; }
 	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(OUT_DIR)/$(STUDY).part.ipynb'

@@ -12,8 +12,8 @@ __all__ = ['SUFFIXES', 'CELEBA_PARTS', 'LAYOUTS', 'DATASETS', 'SCHEMA_OF', 'DEMO
            'convert_celebamask_hq', 'take', 'project_root', 'shared_data', 'list_faces', 'file_manifest',
            'manifest_hash', 'write_demo', 'fasseg_size', 'clone', 'download_fasseg']
 
-# %% ../nbs/01_data.ipynb #c1a7bc15
-import hashlib, io, json, os, re, shutil, subprocess, tempfile, urllib.request
+# %% ../nbs/01_data.ipynb #bdd8cdb3
+import hashlib, io, json, os, re, shutil, subprocess, sys, tempfile, urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -251,7 +251,7 @@ def read_landmarks(
     except DataError as e: raise DataError(f"{path}: {e}") from None
     return points
 
-# %% ../nbs/01_data.ipynb #a79b4d5e
+# %% ../nbs/01_data.ipynb #128773b5
 @dataclass(frozen=True)
 class FaceFiles:
     "The files of one face, not read yet."
@@ -298,8 +298,8 @@ def write_atomic(
     "Write a file under a temporary name, then rename it."
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try: part.write_bytes(data); os.replace(part, path)
+    finally: part.unlink(missing_ok=True)  # after an error, also a full disk or Ctrl-C
 
 def encode_picture(
     pixels: np.ndarray,  # uint8 (H, W, 3), RGB, for a JPEG; (H, W), ids of LAPA, for an indexed PNG
@@ -564,7 +564,7 @@ def write_demo(
         for seed in seeds: write_lapa(draw_face(seed, DEMO_SIZE), Path(folder) / split)
     write_atomic(Path(folder) / "README.md", DEMO_README.encode())
 
-# %% ../nbs/01_data.ipynb #832f9713
+# %% ../nbs/01_data.ipynb #ebf533a5
 FASSEG_URL = "https://github.com/massimomauro/FASSEG-repository"
 FASSEG_API = "https://api.github.com/repos/massimomauro/FASSEG-repository"
 
@@ -601,6 +601,6 @@ def download_fasseg(
     if (folder / "V1").is_dir(): return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is there, and holds no V1; name another folder, or remove it")
-    print(f"FASSEG is {fasseg_size(api)}; cloning {url} to {folder}")
+    print(f"FASSEG is {fasseg_size(api)}; cloning {url} to {folder}, which may take minutes", file=sys.stderr, flush=True)
     clone(url, folder)
     return folder

@@ -39,7 +39,7 @@ def growth(
     if n_trees < 1: raise ValueError(f"a forest has at least 1 tree, found n_trees={n_trees}")
     return [*range(max(1, n_trees // steps), n_trees, max(1, n_trees // steps)), n_trees]
 
-# %% ../nbs/05_forest.ipynb #5c03c70d
+# %% ../nbs/05_forest.ipynb #9ae31193
 SPLITS = {"best": RandomForestClassifier, "random": ExtraTreesClassifier}
 
 class Forest:
@@ -49,7 +49,7 @@ class Forest:
         max_depth: int | None = None,  # levels of a tree; None: until leaves are pure
         splits: str = "best",  # thresholds: "best" (Breiman's random forest) or "random" (extremely randomised trees)
         max_features: float = 0.1,  # share of the columns that each split chooses from, above 0 and up to 1
-        max_rows: float = 0.15,  # rows drawn for each tree, with repetition, as a share of all, above 0 and up to 1
+        max_rows: float = 0.3,  # rows drawn for each tree, with repetition, as a share of all, above 0 and up to 1
         class_weight: str = "none",  # "none", "sqrt" or "balanced"
         n_workers: int = 1,  # threads
         seed: int = 0,  # for the draws of rows and columns

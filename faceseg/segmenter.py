@@ -18,8 +18,8 @@ from .mlp import MLP
 from .sampling import SampleParameters, Samples, sample_faces
 from .schema import LAPA, LabelSchema
 
-# %% ../nbs/07_segmenter.ipynb #f472df63
-MODELS = {"rf": (Forest, {}), "et": (Forest, {"splits": "random", "max_features": 0.5}), "mlp": (MLP, {})}
+# %% ../nbs/07_segmenter.ipynb #919887fd
+MODELS = {"rf": (Forest, {}), "et": (Forest, {"splits": "random", "max_features": 0.3}), "mlp": (MLP, {})}
 
 def make_model(
     model: str,  # a key of MODELS
@@ -40,7 +40,7 @@ def resize_proba(
     channels = [cv2.resize(proba[..., c], shape[::-1], interpolation=cv2.INTER_LINEAR) for c in range(proba.shape[2])]
     return np.stack(channels, -1)
 
-# %% ../nbs/07_segmenter.ipynb #d66f6c42
+# %% ../nbs/07_segmenter.ipynb #8faf4827
 class FaceSegmenter(BaseEstimator):
     "Semantic face segmentation: pixel features and a classifier."
     def __init__(self,
@@ -49,7 +49,7 @@ class FaceSegmenter(BaseEstimator):
         height: int = 512,  # working height, in pixels
         share: float | None = 0.01,  # share of all pixels to learn from, or None
         per_class: int | None = None,  # or: pixels of each class, a face
-        copies: int = 2,  # altered copies of each face to learn from, besides the face itself
+        copies: int = 0,  # altered copies of each face to learn from, besides the face itself
         class_weight: str = "sqrt",  # "none", "sqrt" or "balanced"
         n_workers: int = 1,  # threads
         seed: int = 0,  # for all that is drawn
