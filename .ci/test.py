@@ -95,7 +95,7 @@ def test_study():
     before = (out / "results.json").read_bytes()
     done = study(out, "-p", "n_trian", 3)
     check("an unknown parameter is refused", done.returncode != 0 and "unknown parameter 'n_trian'; did you mean 'n_train'?" in done.stderr, done.stderr[-2000:])
-    done = study(out, "-r", "models", "rf,svm")
+    done = study(out, "-r", "models", "rf,svm", "-p", "seed", 5)
     check("a wrong model is refused", done.returncode != 0 and "unknown model 'svm'; there are: rf, et, mlp" in done.stderr, done.stderr[-2000:])
     check("and leaves the earlier results.json", (out / "results.json").read_bytes() == before)
     check("before anything is sampled", len(list((out / "samples").iterdir())) == 1)
