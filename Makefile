@@ -11,6 +11,9 @@ DATASET ?= demo
 FOLDER ?=
 # the drawn faces are 256 rows high; photographs are brought to the paper's 512
 HEIGHT ?= $(if $(filter demo,$(DATASET)),256)
+# the drawn faces have landmarks, and small parts worth finding
+FEATURES ?= $(if $(filter demo,$(DATASET)),seed2024)
+CLASS_WEIGHT ?= $(if $(filter demo,$(DATASET)),sqrt)
 N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 OUT_DIR ?= reports/$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
