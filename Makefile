@@ -29,7 +29,7 @@ report: $(READY)
 	@mkdir -p '$(OUT_DIR)'
 	@$(BIN)/papermill --log-output --log-level WARNING --no-progress-bar nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
 	  || { mv '$(OUT_DIR)/$(STUDY).part.ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
-	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb, an earlier report is untouched."; exit 1; }
+	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb. Earlier numbers are in results.json, or beside it under their date."; exit 1; }
 	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(OUT_DIR)/$(STUDY).part.ipynb'
 	@stamp=$$(date -u +%Y%m%d-%H%M%S); for kind in ipynb html; do \
 	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \
