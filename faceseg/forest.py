@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'NODE', 'TILE', 'U', 'PLACED', 'growth', 'quantise', 'grow'
            'forest_arrays', 'part', 'window_range', 'formula_range', 'place_nodes', 'Ranges', 'walk_tile', 'walk_strip',
            'forest_walk', 'grid_lines', 'between', 'unsure', 'coarse_to_fine', 'Forest']
 
-# %% ../nbs/05_forest.ipynb #be9f8e0a
+# %% ../nbs/05_forest.ipynb #daecd75b
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from tqdm import tqdm
 
-from .features import COLOUR, DISTANCE, HSV_PATCH, SHAPE, Columns, FeatureMaps, Maps, compiled, landmark_distance, lookup
+from .features import COLOUR, DISTANCE, HSV_PATCH, SHAPE, Columns, FeatureMaps, Maps, compiled, inlined, landmark_distance, lookup
 from .sampling import Samples, class_weights
 
 # %% ../nbs/05_forest.ipynb #43b16602
@@ -110,11 +110,11 @@ def forest_arrays(
     nodes["only"][leaf] = np.where(values.max(1) == 1, values.argmax(1), -1)
     return Trees(nodes, roots[:-1], values, max(tree.max_depth for tree in trees))
 
-# %% ../nbs/05_forest.ipynb #abf765ca
+# %% ../nbs/05_forest.ipynb #bfb412ba
 TILE = 32  # side of a tile, in pixels; a multiple of the 8 pixels that HOG columns are apart
 U = np.uint64  # unsigned: numba need not ask whether an index is negative
 
-@compiled
+@inlined
 def part(
     plane: np.ndarray,  # (...,), flat: where the question's numbers lie
     start: int,  # where the tile's first pixel finds its number
@@ -161,8 +161,8 @@ def window_range(
                 for k in range(j + 1, min(j + step, right)): own[i, j, 0], own[i, j, 1] = min(own[i, j, 0], own[i, k, 0]), max(own[i, j, 1], own[i, k, 1])
     return ranges
 
-# %% ../nbs/05_forest.ipynb #3347a307
-@compiled
+# %% ../nbs/05_forest.ipynb #ff303af9
+@inlined
 def formula_range(
     maps: Maps,  # of an image
     source: int,  # ROW, COLUMN or DISTANCE
