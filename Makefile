@@ -18,7 +18,7 @@ N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 OUT_DIR ?= reports/$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
 TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT features=FEATURES models=MODELS class_weight=CLASS_WEIGHT on_error=ON_ERROR
-NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS copies=COPIES n_trees=N_TREES
+NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS copies=COPIES n_trees=N_TREES step=STEP
 given = $(foreach pair,$(2),$(if $($(word 2,$(subst =, ,$(pair)))),$(1) $(word 1,$(subst =, ,$(pair))) '$($(word 2,$(subst =, ,$(pair))))'))
 PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 

@@ -7,7 +7,7 @@ __all__ = ['CLASS_WEIGHTS', 'choose_pixels', 'alter_face', 'relight', 'SamplePar
            'sample_face', 'Samples', 'join_shards', 'sample_faces', 'write_shard', 'write_samples', 'write_manifest',
            'read_samples', 'class_weights']
 
-# %% ../nbs/04_sampling.ipynb #c1cd7013
+# %% ../nbs/04_sampling.ipynb #d5021441
 import hashlib
 import io
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import joblib
+import numba
 import numpy as np
 import PIL
 from tqdm import tqdm
@@ -87,11 +88,11 @@ class SampleParameters:
         if self.copies < 0: raise ValueError(f"copies is at least 0, found {self.copies}")
         if self.height < 16: raise ValueError(f"height is at least 16 pixels, found {self.height}")
 
-# %% ../nbs/04_sampling.ipynb #82fa875d
+# %% ../nbs/04_sampling.ipynb #10cb82ca
 def code_digest() -> str:  # 64 hexadecimal digits
     "SHA-256 of the modules that decide what a sample set holds, and of the versions of what they call."
     modules = [(Path(faceseg.__file__).parent / f"{name}.py").read_text() for name in ("schema", "data", "landmarks", "features", "sampling")]
-    return hashlib.sha256(json.dumps([modules, np.__version__, cv2.__version__, PIL.__version__]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([modules, np.__version__, cv2.__version__, numba.__version__, PIL.__version__]).encode()).hexdigest()
 
 def sample_set_name(
     parameters: SampleParameters,  # the settings
