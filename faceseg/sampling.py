@@ -176,12 +176,12 @@ def write_shard(
     np.savez(shard := io.BytesIO(), **arrays)
     write_atomic(path, shard.getvalue())
 
-# %% ../nbs/04_sampling.ipynb #be21b66d
+# %% ../nbs/04_sampling.ipynb #90f692b5
 def write_samples(
     faces: list[FaceFiles],  # the faces to learn from
     parameters: SampleParameters,  # the settings
     folder: Path,  # sample sets are kept here, each in a folder of its own
-    n_workers: int = 1,  # processes
+    n_workers: int = 1,  # threads
     on_error: str = "raise",  # "raise" on bad data, or "skip" it and list it in the manifest
 ) -> Path:  # the sample set's folder
     "Gather a sample set on disk, or find it there."
@@ -195,7 +195,7 @@ def write_samples(
     target.mkdir(parents=True, exist_ok=True)
     shards = [target / f"{i:05d}.npz" for i in range(len(faces))]
     jobs = (joblib.delayed(write_shard)(path, files, i, parameters, on_error) for i, (path, files) in enumerate(zip(shards, faces)))
-    errors = list(tqdm(joblib.Parallel(n_workers, return_as="generator")(jobs), "sampling", len(faces), unit="face"))
+    errors = list(tqdm(joblib.Parallel(n_workers, return_as="generator", backend="threading")(jobs), "sampling", len(faces), unit="face"))
     write_manifest(target, parameters, faces, manifest, shards, errors)
     return target
 
