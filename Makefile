@@ -1,4 +1,4 @@
-# make report   run the study and render it (DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...)
+# make report   run a study and render it (STUDY=khan2015|benchmark DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...)
 # make test     check modules, notebooks and the study itself
 # make readme   README.md from nbs/index.ipynb
 
@@ -13,9 +13,9 @@ FOLDER ?=
 HEIGHT ?= $(if $(filter demo,$(DATASET)),256)
 # the drawn faces have landmarks, and small parts worth finding
 FEATURES ?= $(if $(filter demo,$(DATASET)),seed2024)
-CLASS_WEIGHT ?= $(if $(filter demo,$(DATASET)),sqrt)
+CLASS_WEIGHT ?= $(if $(filter demo-khan2015,$(DATASET)-$(STUDY)),sqrt)
 N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
-OUT_DIR ?= reports/$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
+OUT_DIR ?= reports/$(patsubst %,%-,$(filter-out khan2015,$(STUDY)))$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
 TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT features=FEATURES models=MODELS class_weight=CLASS_WEIGHT on_error=ON_ERROR
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS copies=COPIES n_trees=N_TREES step=STEP

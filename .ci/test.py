@@ -110,10 +110,29 @@ def test_study():
     for model in ("rf", "et"): check(f"one worker and two give the same {model}", models[0][model]["confusion"] == models[1][model]["confusion"])
 
 
+def test_benchmark():
+    "The benchmark through papermill, at a size that says nothing about speed."
+    out = SCRATCH / "benchmark"
+    out.mkdir()
+    tiny = {"n_train": 5, "n_test": 2, "height": 96, "share": 0.05, "side": 96, "naive_pixels": 10, "repeats": 1, "n_trees": 4, "growing_trees": 2}
+    texts = {"trees": "2,4", "sizes": "64,96", "counts": "1,3", "features": "seed2024", "out_dir": out}
+    done = run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "benchmark.ipynb", out / "benchmark.ipynb",
+               *(k for name, value in tiny.items() for k in ("-p", name, value)), *(k for name, value in texts.items() for k in ("-r", name, value)))
+    check("the benchmark runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    if done.returncode: return
+    results = json.loads((out / "results.json").read_text())
+    ratios = results["ratios"]
+    check("the benchmark has its keys", {"features", "forest_exact", "forest_coarse", "mlp_dense"} <= set(ratios) and min(ratios.values()) > 0, ratios)
+    check("virtual features are cheaper than patches", ratios["features"] > 50, ratios)
+    check("a forest of 4 trees loses little from coarse to fine", abs(results["accuracy_loss_coarse"]) < 0.05, results["accuracy_loss_coarse"])
+    check("the same bytes for 1, 2 and 4 workers", results["identical_across_workers"] is True)
+    check("cost is measured", min(results["peak_memory_mb"]["features"], results["seconds"]["photo_to_labels"]) > 0, results["seconds"])
+
+
 if __name__ == "__main__":
     start = time.time()
     try:
-        for test in (test_exports, test_notebooks, test_study): test()
+        for test in (test_exports, test_notebooks, test_study, test_benchmark): test()
     finally: shutil.rmtree(SCRATCH, ignore_errors=True)
     print(f"{time.time() - start:.0f} seconds")
     print(f"{len(passed)} passed, {len(failed)} failed")

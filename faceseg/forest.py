@@ -18,14 +18,16 @@ from tqdm import tqdm
 from .features import COLOUR, DISTANCE, HSV_PATCH, SHAPE, Columns, FeatureMaps, Maps, compiled, inlined, landmark_distance, lookup
 from .sampling import Samples, class_weights
 
-# %% ../nbs/05_forest.ipynb #43b16602
+# %% ../nbs/05_forest.ipynb #5e4cd784
 def growth(
     n_trees: int,  # trees wanted in the end, at least 1
+    n_workers: int = 1,  # that grow trees side by side
     steps: int = 20,  # about how many steps
 ) -> list[int]:  # trees there are after each step
     "Divide the growing of a forest into steps."
     if n_trees < 1: raise ValueError(f"a forest has at least 1 tree, found n_trees={n_trees}")
-    return [*range(max(1, n_trees // steps), n_trees, max(1, n_trees // steps)), n_trees]
+    size = -(-n_trees // (steps * n_workers)) * n_workers
+    return [*range(size, n_trees, size), n_trees]
 
 # %% ../nbs/05_forest.ipynb #6f0de5b4
 def quantise(
@@ -40,7 +42,7 @@ def quantise(
     rows *= step; rows += low
     return rows
 
-# %% ../nbs/05_forest.ipynb #8d3428de
+# %% ../nbs/05_forest.ipynb #be5fd5b7
 SPLITS = {"best": RandomForestClassifier, "random": ExtraTreesClassifier}
 
 def grow(
@@ -57,7 +59,7 @@ def grow(
     rows = samples.rows.astype(np.float32)  # what scikit-learn would do at each call
     if levels: quantise(rows, levels)
     forest = SPLITS[splits](bootstrap=True, warm_start=True, **options)
-    for n in tqdm(growth(n_trees), "forest", unit="step"): forest.set_params(n_estimators=n).fit(rows, samples.labels, weights)
+    for n in tqdm(growth(n_trees, options.get("n_jobs") or 1), "forest", unit="step"): forest.set_params(n_estimators=n).fit(rows, samples.labels, weights)
     return forest
 
 # %% ../nbs/05_forest.ipynb #30412f59

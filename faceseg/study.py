@@ -197,8 +197,8 @@ def published(
     "The published numbers for a data set."
     return PUBLISHED.get(f"fasseg/{folder or 'V1'}" if dataset == "fasseg" else dataset, {})
 
-# %% ../nbs/09_study.ipynb #c7d2fb24
-PACKAGES = ("numpy", "scikit-learn", "scikit-image", "opencv-python-headless", "torch", "joblib")
+# %% ../nbs/09_study.ipynb #f8368b8f
+PACKAGES = ("numpy", "numba", "scikit-learn", "scikit-image", "opencv-python-headless", "torch", "joblib")
 
 def git(
     *arguments: str,  # of the command
