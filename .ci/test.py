@@ -107,7 +107,7 @@ def test_study():
     check("the study runs with one worker", alone.returncode == 0, alone.stderr[-3000:])
     if alone.returncode: return
     models = [json.loads(text)["models"] for text in (before, (SCRATCH / "alone" / "results.json").read_bytes())]
-    for model in ("rf", "et"): check(f"one worker and two give the same {model}", models[0][model]["confusion"] == models[1][model]["confusion"])
+    for model in ("rf", "et", "mlp"): check(f"one worker and two give the same {model}", models[0][model]["confusion"] == models[1][model]["confusion"])
 
 
 def test_benchmark():

@@ -40,7 +40,7 @@ def resize_proba(
     channels = [cv2.resize(proba[..., c], shape[::-1], interpolation=cv2.INTER_LINEAR) for c in range(proba.shape[2])]
     return np.stack(channels, -1)
 
-# %% ../nbs/07_segmenter.ipynb #8faf4827
+# %% ../nbs/07_segmenter.ipynb #4c5c51ca
 class FaceSegmenter(BaseEstimator):
     "Semantic face segmentation: pixel features and a classifier."
     def __init__(self,
@@ -53,7 +53,7 @@ class FaceSegmenter(BaseEstimator):
         class_weight: str = "sqrt",  # "none", "sqrt" or "balanced"
         n_workers: int = 1,  # threads
         seed: int = 0,  # for all that is drawn
-        model_options: dict | None = None,  # further arguments of the classifier, e.g. {"n_trees": 50}
+        model_options: dict | None = None,  # further arguments of the classifier, e.g. {"n_trees": 50}, or {"step": 4} for a forest from coarse to fine
     ):
         self.features, self.model, self.height, self.share, self.per_class = features, model, height, share, per_class
         self.copies, self.class_weight, self.n_workers, self.seed, self.model_options = copies, class_weight, n_workers, seed, model_options
