@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'NODE', 'TILE', 'U', 'compiled_afresh', 'PLACED', 'growth', 'quantise', 'grow', 'predict_in_chunks', 'Trees',
-           'round_down', 'forest_arrays', 'part', 'window_range', 'formula_range', 'place_nodes', 'Ranges', 'walk_tile',
-           'walk_strip', 'forest_walk', 'grid_lines', 'between', 'unsure', 'coarse_to_fine', 'Forest']
+           'round_down', 'forest_arrays', 'partition', 'window_range', 'formula_range', 'place_nodes', 'Ranges',
+           'walk_tile', 'walk_strip', 'forest_walk', 'grid_lines', 'between', 'unsure', 'coarse_to_fine', 'Forest']
 
 # %% ../nbs/05_forest.ipynb #3c9e11a8
 from concurrent.futures import ThreadPoolExecutor
@@ -113,30 +113,30 @@ def forest_arrays(
     nodes["only"][leaf] = np.where(values.max(1) == 1, values.argmax(1), -1)
     return Trees(nodes, roots[:-1], values, max(tree.max_depth for tree in trees))
 
-# %% ../nbs/05_forest.ipynb #bfb412ba
+# %% ../nbs/05_forest.ipynb #6b6fd26a
 TILE = 32  # side of a tile, in pixels; a multiple of the 8 pixels that HOG columns are apart
 U = np.uint64  # unsigned: numba need not ask whether an index is negative
 
 @inlined
-def part(
+def partition(
     plane: np.ndarray,  # (...,), flat: where the question's numbers lie
     start: int,  # where the tile's first pixel finds its number
     stride: int,  # from one row of the plane to the next
     threshold: float,  # of the question
-    company: np.ndarray,  # uint32 (TILE * TILE,): numbers of pixels; those from `first` to `last` are put in order, yes before no
-    first: int,  # of the company
-    last: int,  # behind the last of the company
+    group: np.ndarray,  # uint32 (TILE * TILE,): numbers of pixels; those from `first` to `last` are put in order, yes before no
+    first: int,  # position of the group's first pixel
+    last: int,  # position behind the group's last pixel
     scratch: np.ndarray,  # uint32 (TILE * TILE,)
 ) -> int:  # where those who answer no begin
-    "Ask a company of pixels whether their number is at most the threshold."
+    "Ask a group of pixels whether their number is at most the threshold."
     window, yes, no = plane[start:], first, U(0)
     for k in range(first, last):
-        i = U(company[k])
+        i = U(group[k])
         answer = U(window[i // U(TILE) * stride + i % U(TILE)] <= threshold)
-        company[yes] = scratch[no] = i
+        group[yes] = scratch[no] = i
         yes += answer
         no += U(1) - answer
-    for k in range(no): company[yes + k] = scratch[k]
+    for k in range(no): group[yes + k] = scratch[k]
     return yes
 
 # %% ../nbs/05_forest.ipynb #cd4b40e2
@@ -181,7 +181,7 @@ def formula_range(
     far = landmark_distance(maps, channel, top if bottom - y < y - top else bottom, left if right - x < x - left else right)
     return near, far
 
-# %% ../nbs/05_forest.ipynb #80590369
+# %% ../nbs/05_forest.ipynb #fea7f8c0
 compiled_afresh = njit(nogil=True)
 
 PLACED = np.dtype([("threshold", np.float32), ("left", np.int32), ("right", np.int32), ("channel", np.int16), ("down", np.int16), ("along", np.int16),
@@ -214,18 +214,18 @@ def walk_tile(
     pixels: np.ndarray,  # uint32 (N,): numbers of the pixels that are asked for
     votes: np.ndarray,  # float64 (TILE * TILE, C), added to
     scratch: np.ndarray,  # uint32 (2, TILE * TILE)
-    waiting: np.ndarray,  # int64 (depth + 1, 3): the stack
+    stack: np.ndarray,  # int64 (depth + 1, 3): the stack
     formula: np.ndarray,  # float32 (TILE * TILE,): room for the numbers of a column without a map
 ):
     "Walk the pixels of a tile down all trees, together."
-    counts, blocks, company = maps.counts.ravel(), maps.blocks.ravel(), scratch[0]
+    counts, blocks, group = maps.counts.ravel(), maps.blocks.ravel(), scratch[0]
     for root in roots:
-        company[:len(pixels)] = pixels
-        waiting[0, 0], waiting[0, 1], waiting[0, 2] = root, 0, len(pixels)
-        n_waiting = 1
-        while n_waiting:
-            n_waiting -= 1
-            at, first, last = waiting[n_waiting, 0], U(waiting[n_waiting, 1]), U(waiting[n_waiting, 2])
+        group[:len(pixels)] = pixels
+        stack[0, 0], stack[0, 1], stack[0, 2] = root, 0, len(pixels)
+        n_stacked = 1
+        while n_stacked:
+            n_stacked -= 1
+            at, first, last = stack[n_stacked, 0], U(stack[n_stacked, 1]), U(stack[n_stacked, 2])
             while nodes[at].left >= 0:
                 node, threshold, channel = nodes[at], nodes[at].threshold, np.int64(nodes[at].channel)
                 if node.source == SHAPE:
@@ -238,24 +238,24 @@ def walk_tile(
                 else: low, high = formula_range(maps, node.source, channel, top, left)
                 if high <= threshold: at = node.left; continue
                 if low > threshold: at = node.right; continue
-                if node.source == SHAPE: border = part(blocks, (channel * height + y) * width + x, U(width), threshold, company, first, last, scratch[1])
-                elif node.source == COLOUR: border = part(counts, (channel * height + y) * width + x, U(width), threshold, company, first, last, scratch[1])
+                if node.source == SHAPE: border = partition(blocks, (channel * height + y) * width + x, U(width), threshold, group, first, last, scratch[1])
+                elif node.source == COLOUR: border = partition(counts, (channel * height + y) * width + x, U(width), threshold, group, first, last, scratch[1])
                 else:
-                    for i in company[first:last]: formula[i] = lookup(maps, node.source, channel, top + i // TILE, left + i % TILE)
-                    border = part(formula, 0, U(TILE), threshold, company, first, last, scratch[1])
+                    for i in group[first:last]: formula[i] = lookup(maps, node.source, channel, top + i // TILE, left + i % TILE)
+                    border = partition(formula, 0, U(TILE), threshold, group, first, last, scratch[1])
                 if border == first: at = node.right
                 elif border == last: at = node.left
                 else:
-                    waiting[n_waiting, 0], waiting[n_waiting, 1], waiting[n_waiting, 2] = node.right, border, last
-                    n_waiting += 1
+                    stack[n_stacked, 0], stack[n_stacked, 1], stack[n_stacked, 2] = node.right, border, last
+                    n_stacked += 1
                     at, last = node.left, border
             if nodes[at].only >= 0:
-                for i in company[first:last]: votes[i, nodes[at].only] += 1
+                for i in group[first:last]: votes[i, nodes[at].only] += 1
             else:
-                for i in company[first:last]:
+                for i in group[first:last]:
                     for c in range(votes.shape[1]): votes[i, c] += values[nodes[at].right, c]
 
-# %% ../nbs/05_forest.ipynb #6d607c24
+# %% ../nbs/05_forest.ipynb #567a40b7
 @compiled_afresh
 def walk_strip(
     maps: Maps,  # of an image
@@ -270,7 +270,7 @@ def walk_strip(
 ):
     "Walk the tiles of a strip."
     votes, pixels, formula = np.empty((TILE * TILE, values.shape[1])), np.empty(TILE * TILE, np.uint32), np.empty(TILE * TILE, np.float32)
-    scratch, waiting = np.empty((2, TILE * TILE), np.uint32), np.empty((depth + 1, 3), np.int64)
+    scratch, stack = np.empty((2, TILE * TILE), np.uint32), np.empty((depth + 1, 3), np.int64)
     for left in range(0, maps.width, TILE):
         n = 0
         for y in range(min(TILE, maps.height - top)):
@@ -279,7 +279,7 @@ def walk_strip(
                 n += wanted[top + y, left + x]
         if n == 0: continue
         votes[:] = 0
-        walk_tile(maps, ranges, nodes, roots, values, top, left, pixels[:n], votes, scratch, waiting, formula)
+        walk_tile(maps, ranges, nodes, roots, values, top, left, pixels[:n], votes, scratch, stack, formula)
         for i in pixels[:n]: proba[top + i // TILE, left + i % TILE] = votes[i] / len(roots)
 
 def forest_walk(
