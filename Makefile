@@ -51,5 +51,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Installing into .venv (a few minutes the first time)"
 	@'$(PYTHON)' -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,landmarks]'
+# what finds landmarks brings two more builds of OpenCV, which write the same folder, cv2, and need libGL: the headless one goes in last
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $(READY)
