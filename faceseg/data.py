@@ -251,7 +251,7 @@ def read_landmarks(
     except DataError as e: raise DataError(f"{path}: {e}") from None
     return points
 
-# %% ../nbs/01_data.ipynb #128773b5
+# %% ../nbs/01_data.ipynb #c5fb1d01
 @dataclass(frozen=True)
 class FaceFiles:
     "The files of one face, not read yet."
@@ -267,7 +267,7 @@ def natural(
     name: str,  # a file's name
 ) -> list:  # sorts 2 before 10
     "The key that sorts names with numbers in them as a person would."
-    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 def need_folder(
     folder: Path,  # the folder that ought to be there
