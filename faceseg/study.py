@@ -7,7 +7,7 @@ __all__ = ['IPYTHON_NAMES', 'PUBLISHED', 'PACKAGES', 'check_parameters', 'anchor
            'shared_photographs', 'PeakMemory', 'resident_mb', 'evaluate', 'run_model', 'published', 'git', 'cpu_name',
            'provenance', 'rates', 'keep_older', 'write_results', 'comparison_table', 'conclusion', 'compared']
 
-# %% ../nbs/09_study.ipynb #6eaa872b
+# %% ../nbs/09_study.ipynb #f109ec1c
 import csv
 import difflib
 import hashlib
@@ -34,7 +34,7 @@ from .features import feature_bank
 from .metrics import confusion_matrix, scores
 from .sampling import Samples
 from .schema import LabelSchema
-from .segmenter import FaceSegmenter
+from .segmenter import FaceSegmenter, members_of
 
 # %% ../nbs/09_study.ipynb #c055449d
 def check_parameters(
@@ -152,7 +152,7 @@ def evaluate(
         confusions.append(confusion_matrix(face.labels, prediction, len(segmenter.schema_)))
     return np.stack(confusions), seconds / len(faces)
 
-# %% ../nbs/09_study.ipynb #14f54511
+# %% ../nbs/09_study.ipynb #5677836b
 def run_model(
     segmenter: FaceSegmenter,  # not fitted yet
     samples: Samples,  # rows of its feature set
@@ -167,8 +167,9 @@ def run_model(
         fit_seconds = time.perf_counter() - start
         confusions, seconds = evaluate(segmenter, faces)
     unseen = scores(confusions[[face.name not in shared for face in faces]].sum(0), schema)
-    learned = vars(segmenter.classifier_)
-    settings = {k: v for k, v in learned.items() if not k.endswith("_") or k == "best_epoch_"}
+    learned = {name: one.get_params(deep=False) | ({"best_epoch_": one.best_epoch_} if hasattr(one, "best_epoch_") else {})
+               for name, one in members_of(segmenter.classifier_, segmenter.model).items()}
+    settings = learned[segmenter.model] if len(learned) == 1 else learned
     return (scores(confusions.sum(0), schema) | {"settings": settings, "fit_seconds": fit_seconds, "predict_seconds_per_image": seconds, "peak_memory_mb": memory.mb}
             | ({f"unseen_{key}": unseen[key] for key in ("accuracy", "mean_f1")} if shared else {}))
 
