@@ -110,6 +110,22 @@ def test_study():
     for model in ("rf", "et", "mlp"): check(f"one worker and two give the same {model}", models[0][model]["confusion"] == models[1][model]["confusion"])
 
 
+def test_landmarks():
+    "What landmarks are worth, through papermill, at a tiny size."
+    out = SCRATCH / "landmarks"
+    out.mkdir()
+    tiny = {"n_train": 4, "n_test": 2, "height": 96, "share": 0.05, "n_trees": 5, "n_noise": 1, "n_workers": 2}
+    done = run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "landmarks.ipynb", out / "landmarks.ipynb", "-r", "out_dir", out, "-r", "noise", "0,0.2",
+               *(k for name, value in tiny.items() for k in ("-p", name, value)))
+    check("the landmarks study runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    if done.returncode: return
+    results = json.loads((out / "results.json").read_text())
+    models, noise = results["models"], results["noise"]["the recipe"]
+    check("it has five steps with two models each, and the recipe", len(models) == 11 and "the recipe" in models, sorted(models))
+    check("the recipe is better than colour and location", models["the recipe"]["mean_f1"] > models["rf, colour + location"]["mean_f1"], models["the recipe"]["mean_f1"])
+    check("wrong landmarks cost", noise[0]["mean_f1"] > noise[1]["mean_f1"], noise)
+
+
 def test_benchmark():
     "The benchmark through papermill, at a size that says nothing about speed."
     out = SCRATCH / "benchmark"
@@ -132,7 +148,7 @@ def test_benchmark():
 if __name__ == "__main__":
     start = time.time()
     try:
-        for test in (test_exports, test_notebooks, test_study, test_benchmark): test()
+        for test in (test_exports, test_notebooks, test_study, test_landmarks, test_benchmark): test()
     finally: shutil.rmtree(SCRATCH, ignore_errors=True)
     print(f"{time.time() - start:.0f} seconds")
     print(f"{len(passed)} passed, {len(failed)} failed")

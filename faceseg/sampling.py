@@ -146,7 +146,7 @@ def in_place(
     "Bring a face to its working size: the whole photograph, or a crop round the face."
     return crop_face(face, parameters.height) if parameters.frame == "face" else (resize_face(face, parameters.height), None)
 
-# %% ../nbs/04_sampling.ipynb #7652f2b4
+# %% ../nbs/04_sampling.ipynb #9ade90e0
 def sample_face(
     face: Face,  # a face with labels
     i: int,  # its number in the sample set
@@ -156,7 +156,7 @@ def sample_face(
     if face.labels is None: raise DataError(f"{face.name}: a face without labels cannot be learned from")
     if needs_landmarks(parameters): face = with_landmarks(face)
     bank, both = feature_bank(parameters.features), parameters.share is not None and parameters.per_class is not None
-    if parameters.frame == "image": face = resize_face(face, parameters.height)
+    if parameters.frame == "image": face = resize_face(face, parameters.height)  # copies are then moved and relit at the working size
     rng = np.random.default_rng(np.random.SeedSequence(parameters.seed, spawn_key=(i,)))
     parts = []
     for one in (face, *(alter_face(face, rng, k % 2 == 0, parameters.frame == "image") for k in range(parameters.copies))):
