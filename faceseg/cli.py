@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'reason', 'as_command', 'list_photos', 'Batch', 'guard', 'plan', 'face_names', 'write_results', 'Failure',
-           'each_photo', 'print_failures', 'need_detector', 'found_landmarks', 'encode_landmarks', 'landmarks',
-           'find_faces', 'read_complete', 'recipe', 'need_new', 'print_trained', 'train', 'encode_labels',
-           'encode_proba', 'all_faces', 'given_landmarks', 'read_points', 'load_model', 'photo_results', 'segment',
-           'check_same_schema', 'print_scores', 'evaluate', 'print_converted', 'convert', 'download', 'main']
+           'each_photo', 'print_failures', 'need_detector', 'found_landmarks', 'landmarks', 'find_faces',
+           'read_complete', 'recipe', 'need_new', 'print_trained', 'train', 'encode_labels', 'encode_proba',
+           'all_faces', 'given_landmarks', 'read_points', 'load_model', 'photo_results', 'segment', 'check_same_schema',
+           'print_scores', 'evaluate', 'print_converted', 'convert', 'download', 'main']
 
-# %% ../nbs/11_cli.ipynb #5c400b1b
+# %% ../nbs/11_cli.ipynb #9be9ddb4
 import functools
 import io
 import json
@@ -25,11 +25,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import faceseg
-from .data import (SCHEMA_OF, DataError, Face, FaceFiles, convert_celebamask_hq, download_fasseg, encode_picture, fail_or_skip,
+from .data import (SCHEMA_OF, DataError, Face, FaceFiles, convert_celebamask_hq, download_fasseg, encode_landmarks, encode_picture, fail_or_skip,
                           files_by_name, list_faces, need_folder, read_face, read_image, read_landmarks, write_atomic)
 from .landmarks import detect
 from .metrics import confusion_matrix, score_table, scores
-from .schema import N_LANDMARKS, SCHEMAS, LabelSchema, class_id
+from .schema import SCHEMAS, LabelSchema, class_id
 
 # %% ../nbs/11_cli.ipynb #59a7bdf0
 app = typer.Typer(name="faceseg", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -163,7 +163,7 @@ def print_failures(
     for path, why in failed: typer.echo(f"faceseg: {path}: {why}", err=True)
     return int(bool(failed))
 
-# %% ../nbs/11_cli.ipynb #bc3d8877
+# %% ../nbs/11_cli.ipynb #0cb398b8
 def need_detector():
     "Raise ImportError or DataError where faces cannot be looked for."
     try: detect(np.zeros((128, 128, 3), np.uint8))
@@ -178,12 +178,6 @@ def found_landmarks(
     found = detect(image, n_faces)
     if not len(found): raise DataError(f"{path}: no face is found in it; place its landmarks by hand, or leave it out (of a data set: --on-error skip)")
     return found
-
-def encode_landmarks(
-    points: np.ndarray,  # float32 (106, 2), (x, y) pixels
-) -> bytes:  # a file in LaPa's format
-    "Landmarks as LaPa writes them: 106, then as many lines `x y`."
-    return "\n".join([str(N_LANDMARKS), *(f"{x:.9g} {y:.9g}" for x, y in points), ""]).encode()
 
 @as_command(app, print_failures, """faceseg landmarks portrait.jpg --out points
                                      faceseg landmarks holiday/ more/ --out points""")

@@ -7,9 +7,9 @@ __all__ = ['SUFFIXES', 'CELEBA_PARTS', 'LAYOUTS', 'DATASETS', 'SCHEMA_OF', 'DEMO
            'FASSEG_URL', 'FASSEG_API', 'DataError', 'Face', 'check_landmarks', 'check_face', 'oval', 'brow',
            'unit_landmarks', 'unit_shapes', 'unit_to_pixels', 'paint_labels', 'paint_image', 'draw_face', 'resize_face',
            'open_picture', 'read_image', 'read_labels', 'read_landmarks', 'FaceFiles', 'natural', 'need_folder',
-           'files_by_name', 'write_atomic', 'encode_picture', 'write_lapa', 'fail_or_skip', 'paired', 'list_lapa',
-           'list_fasseg', 'read_painting', 'list_celebamask_hq', 'read_masks', 'read_face', 'read_faces',
-           'convert_celebamask_hq', 'take', 'project_root', 'shared_data', 'list_faces', 'file_manifest',
+           'files_by_name', 'write_atomic', 'encode_picture', 'encode_landmarks', 'write_lapa', 'fail_or_skip',
+           'paired', 'list_lapa', 'list_fasseg', 'read_painting', 'list_celebamask_hq', 'read_masks', 'read_face',
+           'read_faces', 'convert_celebamask_hq', 'take', 'project_root', 'shared_data', 'list_faces', 'file_manifest',
            'manifest_hash', 'write_demo', 'fasseg_size', 'clone', 'download_fasseg']
 
 # %% ../nbs/01_data.ipynb #bdd8cdb3
@@ -251,7 +251,7 @@ def read_landmarks(
     except DataError as e: raise DataError(f"{path}: {e}") from None
     return points
 
-# %% ../nbs/01_data.ipynb #c5fb1d01
+# %% ../nbs/01_data.ipynb #b5d53ea0
 @dataclass(frozen=True)
 class FaceFiles:
     "The files of one face, not read yet."
@@ -312,6 +312,12 @@ def encode_picture(
         picture.save(file, "PNG", optimize=True)
     return file.getvalue()
 
+def encode_landmarks(
+    points: np.ndarray,  # float32 (106, 2), (x, y) pixels
+) -> bytes:  # a file in LaPa's format
+    "Landmarks as LaPa writes them: 106, then as many lines `x y`."
+    return "\n".join([str(N_LANDMARKS), *(f"{x:.9g} {y:.9g}" for x, y in points), ""]).encode()
+
 def write_lapa(
     face: Face,  # with labels of schema LAPA; written under its name
     folder: str | Path,  # the split's folder; images/, labels/ and landmarks/ are made in it
@@ -324,9 +330,7 @@ def write_lapa(
                       None if face.landmarks is None else folder / f"landmarks/{face.name}.txt")
     write_atomic(files.image, encode_picture(face.image))
     write_atomic(files.labels, encode_picture(face.labels))
-    if files.landmarks:
-        lines = [str(N_LANDMARKS)] + [f"{x:.9g} {y:.9g}" for x, y in face.landmarks]
-        write_atomic(files.landmarks, ("\n".join(lines) + "\n").encode())
+    if files.landmarks: write_atomic(files.landmarks, encode_landmarks(face.landmarks))
     return files
 
 # %% ../nbs/01_data.ipynb #9d484b6d

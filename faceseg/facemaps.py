@@ -7,8 +7,9 @@ __all__ = ['WINDOW', 'AVERAGE', 'OUTLINES', 'SATURATIONS', 'RINGS', 'crop_affine
            'average_landmarks', 'thin_plate', 'frame_maps', 'outlines', 'signed_distance', 'outline_maps', 'lab',
            'skin_colour', 'colour_maps', 'context_maps']
 
-# %% ../nbs/02b_facemaps.ipynb #b3b0766f
+# %% ../nbs/02b_facemaps.ipynb #a91ab3fe
 from dataclasses import replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -169,14 +170,14 @@ def skin_colour(
     cheeks = colours[(mask > 0) & below]
     return np.median(cheeks if len(cheeks) else colours.reshape(-1, 3), 0).astype(np.float32)
 
-# %% ../nbs/02b_facemaps.ipynb #8dc94af6
+# %% ../nbs/02b_facemaps.ipynb #7c950f71
 def colour_maps(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
 ) -> np.ndarray:  # float32 (36, H, W)
     "Colour of every pixel and of its surroundings: as it is, against the skin's, against each other."
     colours = lab(image)
-    tone, mean = skin_colour(colours, landmarks), lambda side: cv2.blur(colours, (side, side))
+    tone, mean = skin_colour(colours, landmarks), cache(lambda side: cv2.blur(colours, (side, side)))
     spread = lambda side: np.sqrt(np.maximum(cv2.blur(colours[..., :1] ** 2, (side, side))[..., None] - mean(side)[..., :1] ** 2, 0))
     light = cv2.GaussianBlur(colours[..., 0], (0, 0), 1.3)
     across, along = cv2.Sobel(light, -1, 1, 0), cv2.Sobel(light, -1, 0, 1)

@@ -225,7 +225,7 @@ def dense_proba(
         in_threads(finish, range(0, height, strip), n_workers)
     return proba
 
-# %% ../nbs/06_mlp.ipynb #2eb68a93
+# %% ../nbs/06_mlp.ipynb #5259f28b
 class MLP(BaseEstimator):
     "Multi-layer perceptron over pixel features."
     def __init__(self,
@@ -322,15 +322,17 @@ class MLP(BaseEstimator):
     ) -> "MLP":  # ready to predict
         "Make a network of its arrays; ValueError where they are not one."
         mlp = cls(**options)
-        mlp.network_ = build_network(*np.stack([np.zeros(n_columns), np.ones(n_columns)]).astype(np.float32), tuple(mlp.hidden), n_classes, 0, mlp.dropout)
-        mlp.n_classes_, expected = n_classes, mlp.arrays()
-        for name in expected.keys() | arrays.keys():
-            found, wanted = (f"{a[name].dtype} {a[name].shape}" if name in a else "nothing" for a in (arrays, expected))
+        sizes = [n_columns, *mlp.hidden, n_classes]
+        expected = {"mean": (n_columns,), "scale": (n_columns,)}
+        for k, (a, b) in enumerate(zip(sizes, sizes[1:])): expected |= {f"weight{k}": (b, a), f"bias{k}": (b,)}
+        for name in expected.keys() | arrays.keys():  # before anything of that size is made
+            found = f"{arrays[name].dtype} {arrays[name].shape}" if name in arrays else "nothing"
+            wanted = f"float32 {expected[name]}" if name in expected else "nothing"
             if found != wanted: raise ValueError(f"array {name!r} of a network is {wanted} here; found {found}")
             if not np.isfinite(arrays[name]).all() or name == "scale" and not (arrays[name] > 0).all(): raise ValueError(f"array {name!r} of a network holds numbers that none learns")
+        mlp.network_, mlp.n_classes_ = build_network(arrays["mean"], arrays["scale"], tuple(mlp.hidden), n_classes, 0, mlp.dropout), n_classes
         linear = [layer for layer in mlp.network_ if isinstance(layer, nn.Linear)]
         with torch.no_grad():
-            for name in ("mean", "scale"): getattr(mlp.network_[0], name).copy_(torch.from_numpy(arrays[name].copy()))
             for k, one in enumerate(linear):
                 for name in ("weight", "bias"): getattr(one, name).copy_(torch.from_numpy(arrays[f"{name}{k}"].copy()))
         mlp.network_.to(mlp._place).eval()

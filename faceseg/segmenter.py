@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'BEST', 'FORMAT', 'Together', 'member_options', 'make_model', 'resize_proba', 'ParsedFace', 'uncrop',
            'paste', 'FaceSegmenter', 'model_digest', 'members_of', 'write_model', 'read_file', 'read_model']
 
-# %% ../nbs/07_segmenter.ipynb #114c715c
+# %% ../nbs/07_segmenter.ipynb #406bfd12
 import hashlib
 import json
 import platform
@@ -27,9 +27,9 @@ from .data import DataError, Face, write_atomic
 from .facemaps import crop_affine
 from .features import feature_bank, feature_maps
 from .forest import Forest
-from .landmarks import detect, pupil_distance
+from .landmarks import detect
 from .mlp import MLP
-from .sampling import SampleParameters, Samples, in_place, needs_landmarks, sample_faces, with_landmarks
+from .sampling import SampleParameters, Samples, in_place, needs_landmarks, sample_faces
 from .schema import LAPA, LabelSchema, class_id
 
 # %% ../nbs/07_segmenter.ipynb #cc7cf075
@@ -117,7 +117,7 @@ def paste(
     labels[parsed.top:parsed.top + h, parsed.left:parsed.left + w] = parsed.proba.argmax(-1)
     return labels
 
-# %% ../nbs/07_segmenter.ipynb #fdfee896
+# %% ../nbs/07_segmenter.ipynb #d0389813
 class FaceSegmenter(BaseEstimator):
     "Semantic face segmentation: pixel features and a classifier."
     def __init__(self,
@@ -194,7 +194,7 @@ class FaceSegmenter(BaseEstimator):
         landmarks: np.ndarray | None = None,  # float32 (106, 2), (x, y) pixels of `image`; None: of the largest face, detected where they are needed
     ) -> np.ndarray:  # float32 (H, W, C)
         "Class probabilities of every pixel of a photograph, for one face."
-        parsed = self.predict_faces(image, self._largest(image) if landmarks is None else landmarks)[0]
+        parsed = self._one(image, landmarks)
         if parsed.proba.shape[:2] == image.shape[:2]: return parsed.proba
         proba = np.zeros((*image.shape[:2], len(self.schema_)), np.float32)
         proba[..., class_id(self.schema_, "background")] = 1
@@ -207,12 +207,13 @@ class FaceSegmenter(BaseEstimator):
         landmarks: np.ndarray | None = None,  # float32 (106, 2), (x, y) pixels of `image`; None: of the largest face, detected where they are needed
     ) -> np.ndarray:  # uint8 (H, W), ids of `schema_`
         "The label map of a photograph, for one face."
-        parsed = self.predict_faces(image, self._largest(image) if landmarks is None else landmarks)[0]
+        parsed = self._one(image, landmarks)
         return paste(parsed, image.shape[:2], class_id(self.schema_, "background"))
 
-    def _largest(self, image):
-        "The landmarks of the largest face, where landmarks are needed and one can be found."
-        return detect(image, 1) if hasattr(self, "classifier_") and self.needs_landmarks else None
+    def _one(self, image, landmarks):
+        "Parse the face that the landmarks are of, or the largest: the others need not be parsed for it."
+        if landmarks is None and hasattr(self, "classifier_") and self.needs_landmarks: landmarks = detect(image, 1)
+        return self.predict_faces(image, landmarks)[0]
 
     def score(self,
         faces: list[Face],  # faces with labels
