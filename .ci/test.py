@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,24 +36,50 @@ def test_exports():
         source = ROOT / name
         if source.is_dir(): shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         else: shutil.copy(source, copy / name)
-    for module in (copy / "faceseg").glob("*.py"):
+    for module in (copy / "faceseg").rglob("*.py"):
         if module.name != "__init__.py": module.unlink()  # a module without a notebook must show
     done = [run("nbdev_export", cwd=copy), run("nbdev_clean", cwd=copy), run("python", ROOT / ".ci" / "readme.py", copy)]
     said = "".join(d.stdout + d.stderr for d in done if d.returncode)
-    for kind, pattern in (("module matches its notebook", "faceseg/*.py"), ("notebook is clean", "nbs/**/*.ipynb"), ("is made from nbs/index.ipynb", "README.md")):
+    for kind, pattern in (("module matches its notebook", "faceseg/**/*.py"), ("notebook is clean", "nbs/**/*.ipynb"), ("is made from nbs/index.ipynb", "README.md")):
         for name in sorted({str(p.relative_to(base)) for base in (ROOT, copy) for p in base.glob(pattern) if ".ipynb_checkpoints" not in p.parts}):
             a, b = ROOT / name, copy / name
             same = a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
             check(f"{name}: {kind}", same, f"run nbdev_export, nbdev_clean and make readme, and commit the notebook with the module\n{said}")
 
 
+# what a notebook of nbs/render needs, besides what the package needs: MakeHuman's head from pip's wheel, and the renderer
+HEAD = "from faceseg.render.head import makehuman; makehuman()"
+RENDERER = """import os, pathlib
+if pathlib.Path(llvm := "/usr/lib/x86_64-linux-gnu/libLLVM-19.so").exists(): os.environ.setdefault("DRJIT_LIBLLVM_PATH", llvm)
+import drjit, mitsuba, pyoidn
+mitsuba.set_variant("llvm_ad_rgb")
+drjit.eval(drjit.arange(mitsuba.Float, 4))"""
+WITHOUT_THE_RENDERER = ("camera", "head", "labels", "landmarks", "hair")
+
+
+def render_notebooks():
+    "The notebooks of nbs/render that can run here; says in a line which cannot, and why."
+    there = sorted((ROOT / "nbs" / "render").glob("*.ipynb"))
+    lacks = {name: done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"] for name, code in {"MakeHuman's head": HEAD, "the renderer": RENDERER}.items()
+             if (done := run("python", "-c", code, PIP_RETRIES="1", PIP_DEFAULT_TIMEOUT="15")).returncode}
+    stem = lambda path: path.stem.split("_", 1)[-1]
+    needs = {path: [] if stem(path) == "camera" else ["MakeHuman's head"] if stem(path) in WITHOUT_THE_RENDERER else ["MakeHuman's head", "the renderer"] for path in there}
+    left = {path: [name for name in need if name in lacks] for path, need in needs.items()}
+    if out := [path.stem for path in there if left[path]]:
+        why = "; ".join(f"{name} is not here ({lacks[name][0][:120]})" for name in dict.fromkeys(sum(left.values(), [])))
+        print(f"       skipped: {', '.join(out)} of nbs/render: {why}. pip install '.[render]' and apt install libllvm19 bring the renderer")
+    return [path for path in there if not left[path]]
+
+
 def test_notebooks():
     "All notebooks that are not studies, in parallel."
     if run("python", "-c", "import faceseg.data, sys; sys.exit(faceseg.data.shared_data() is None)").returncode:
         print("       the real photographs are not beside the project: the notebooks skip their checks on them")
-    names = sorted(p.stem for p in (ROOT / "nbs").glob("*.ipynb"))
+    rendering = render_notebooks()
+    names = sorted(p.stem for p in [*(ROOT / "nbs").glob("*.ipynb"), *rendering])
+    left_out = [p.name for p in (ROOT / "nbs" / "render").glob("*.ipynb") if p not in rendering]
     threads = {f"{library}_NUM_THREADS": str(max(1, CORES // 2)) for library in ("OMP", "OPENBLAS", "MKL")}
-    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", MPLBACKEND="agg", **threads)
+    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", *(["--skip_file_re", rf"^[_.]|^({'|'.join(map(re.escape, left_out))})$"] if left_out else []), MPLBACKEND="agg", **threads)
     broken = done.stderr.split("Failed On The Following Notebooks")[-1] if done.returncode else ""
     listed = [name for name in names if re.search(rf"(?m)^\s*{re.escape(name)}(\.ipynb)?\s*$", broken)]
     print("".join(f"       {line}\n" for line in done.stdout.splitlines() if re.search(r"secs|^skipped", line)), end="")
@@ -81,7 +108,7 @@ def test_study():
         check(f"{model}: rates are fractions", all(0 <= rate <= 1 for rate in rates), entry)
         check(f"{model}: 11 classes with recall, precision, f1, iou", len(entry["classes"]) == 11 and all(set(c) == {"recall", "precision", "f1", "iou"} for c in entry["classes"].values()), entry["classes"])
         pixels = sum(map(sum, entry["confusion"]))
-        check(f"{model}: every test pixel is counted once", pixels == 2 * 256 * 224, pixels)
+        check(f"{model}: every test pixel is counted once", pixels == 2 * 512 * 512, pixels)
         check(f"{model}: accuracy is that of its confusion matrix", abs(sum(row[i] for i, row in enumerate(entry["confusion"])) / pixels - entry["accuracy"]) < 1e-9, entry)
         common = max(map(sum, entry["confusion"])) / pixels
         check(f"{model}: better than the most common class ({common:.3f})", entry["accuracy"] > common, entry["accuracy"])
@@ -126,6 +153,50 @@ def test_landmarks():
     check("wrong landmarks cost", noise[0]["mean_f1"] > noise[1]["mean_f1"], noise)
 
 
+def test_synthetic():
+    "What rendered faces teach, through papermill, at a tiny size; with photographs where they are at hand."
+    out = SCRATCH / "synthetic"
+    out.mkdir()
+    tiny = {"n_train": 6, "n_test": 3, "height": 96, "share": 0.03, "n_trees": 5, "n_probe": 2, "n_workers": 2}
+    texts = {"models": "et,mlp", "without": "turned", "out_dir": out}
+    command = lambda **more: run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "synthetic.ipynb", out / "synthetic.ipynb",
+                                 *(k for name, value in tiny.items() for k in ("-p", name, value)), *(k for name, value in (texts | more).items() for k in ("-r", name, value)))
+    done = command()
+    check("the synthetic study runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    if done.returncode: return
+    results = json.loads((out / "results.json").read_text())
+    lessons, tests = results["trained_on"], results["tested_on"]
+    check("it learned from rendered faces, and from as many photographs and both where there are any", set(lessons) - {"drawn"} in ({"rendered"}, {"rendered", "photographs", "both"}), lessons)
+    check("it has a score of each model, lesson and test set", len(results["models"]) == 2 * len(lessons) * len(tests) and all(0 <= e["accuracy"] <= 1 for e in results["models"].values()), sorted(results["models"]))
+    for model in ("et", "mlp"):
+        entry = results["models"][f"{model}, rendered, rendered"]
+        common = max(map(sum, entry["confusion"])) / sum(map(sum, entry["confusion"]))
+        check(f"{model} on rendered faces: better than the most common class ({common:.3f})", entry["accuracy"] > common, entry["accuracy"])
+    check("a kind of face was left out", set(results["without"]) <= {"turned"}, results["without"])
+    refused = command(without="hats")
+    check("an unknown kind of face is refused", refused.returncode != 0 and "unknown kind of face 'hats' in without" in refused.stderr, refused.stderr[-2000:])
+    refused = command(ship="mlp", ship_dir=out)
+    check("nothing ships after a part of the tests", refused.returncode != 0 and "a card quotes whole test sets" in refused.stderr and not (out / "demo.safetensors").exists(), refused.stderr[-2000:])
+
+
+def test_wheel():
+    "What is installed holds the model that ships and its card, and says where the demo faces are."
+    for name in ("pyproject.toml", "README.md", "LICENSE"): (SCRATCH / "source").mkdir(exist_ok=True); shutil.copy(ROOT / name, SCRATCH / "source")
+    shutil.copytree(ROOT / "faceseg", SCRATCH / "source" / "faceseg", ignore=shutil.ignore_patterns("__pycache__"))
+    done = run("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", SCRATCH / "wheel", SCRATCH / "source")
+    if "setuptools" in done.stderr and "No module" in done.stderr: return print("       skipped: no wheel is made, setuptools is not in this environment")
+    check("a wheel is made", done.returncode == 0, done.stderr[-2000:])
+    if done.returncode: return
+    wheel = next((SCRATCH / "wheel").glob("faceseg-*.whl"))
+    held = zipfile.ZipFile(wheel).namelist()
+    check("the wheel holds the model and its card", {"faceseg/models/demo.safetensors", "faceseg/models/demo.md"} <= set(held) and any(name.startswith("faceseg/render/") for name in held), held)
+    check("and no data", not [name for name in held if name.startswith("data/")], held)
+    shutil.unpack_archive(wheel, SCRATCH / "site", "zip")
+    code = "import faceseg.data\nfrom faceseg.segmenter import FaceSegmenter, shipped_model\nFaceSegmenter.load(shipped_model())\ntry: faceseg.data.list_faces('demo')\nexcept faceseg.data.DataError as error: print(faceseg.data.__file__, error)"
+    done = run("python", "-c", code, cwd=SCRATCH, PYTHONPATH=str(SCRATCH / "site"))
+    check("an installed package says where the demo faces are", done.stdout.startswith(str(SCRATCH / "site")) and "the demo faces are not here" in done.stdout, done.stdout + done.stderr)
+
+
 def test_benchmark():
     "The benchmark through papermill, at a size that says nothing about speed."
     out = SCRATCH / "benchmark"
@@ -148,7 +219,7 @@ def test_benchmark():
 if __name__ == "__main__":
     start = time.time()
     try:
-        for test in (test_exports, test_notebooks, test_study, test_landmarks, test_benchmark): test()
+        for test in (test_exports, test_notebooks, test_wheel, test_study, test_landmarks, test_synthetic, test_benchmark): test()
     finally: shutil.rmtree(SCRATCH, ignore_errors=True)
     print(f"{time.time() - start:.0f} seconds")
     print(f"{len(passed)} passed, {len(failed)} failed")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'BEST', 'FORMAT', 'Together', 'member_options', 'make_model', 'resize_proba', 'ParsedFace', 'uncrop',
-           'paste', 'FaceSegmenter', 'model_digest', 'members_of', 'write_model', 'read_file', 'read_model']
+           'paste', 'FaceSegmenter', 'model_digest', 'members_of', 'write_model', 'read_file', 'read_model',
+           'shipped_model']
 
 # %% ../nbs/07_segmenter.ipynb #406bfd12
 import hashlib
@@ -318,3 +319,10 @@ def read_model(
     segmenter.classifier_ = members[segmenter.model] if len(members) == 1 else Together(members)
     segmenter.provenance_ = header["provenance"]
     return segmenter
+
+# %% ../nbs/07_segmenter.ipynb #f33d357d
+def shipped_model() -> Path:  # a model file
+    "The model that ships with the package."
+    path = Path(faceseg.__file__).parent / "models" / "demo.safetensors"
+    if path.is_file(): return path
+    raise DataError(f"{path}: the model that ships with faceseg is not there; install faceseg again, or name a model of your own (faceseg train writes one)")
