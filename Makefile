@@ -43,6 +43,7 @@ report: $(READY)
 	@echo "The report is $(OUT_DIR)/$(STUDY).html; its numbers are in results.json beside it."
 
 test: $(READY)
+	@$(BIN)/python -c 'import mitsuba, pyoidn' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt mitsuba pyoidn || echo 'The renderer could not be installed; its tests will be skipped.'
 	@$(BIN)/python .ci/test.py
 
 readme: $(READY)

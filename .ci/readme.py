@@ -21,5 +21,7 @@ folder = root / "nbs" / "readme_files"
 folder.mkdir(exist_ok=True)
 for old in folder.iterdir(): old.unlink()
 for name, content in resources["outputs"].items(): (root / name).write_bytes(content)
-lines = [line.rstrip() for line in re.sub(r"\n{3,}", "\n\n", text.strip().replace("![png]", "![a rendered face, its parse and the truth]")).splitlines()]
+titles = iter(("a rendered face, its parse and the truth", "some of the embedded faces and their labels"))
+described = re.sub(r"!\[(png|jpeg)\]", lambda match: f"![{next(titles)}]", text.strip())
+lines = [line.rstrip() for line in re.sub(r"\n{3,}", "\n\n", described).splitlines()]
 (root / "README.md").write_text("<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + "\n".join(lines) + "\n")

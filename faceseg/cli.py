@@ -505,9 +505,8 @@ def download(
 def render(
     out: _Out,  # where to write LaPa's layout
     n: Annotated[int, typer.Option(metavar="N", min=1, help="How many faces.")] = 180,  # how many faces
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the whole set; each face has a seed of its own from it.")] = 0,  # 0 or more
-    start: Annotated[int, typer.Option(metavar="N", min=0, help="The first face's number, to add to a set or to share the work.")] = 0,  # 0 or more
-    n_workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes. The renderer itself uses all cores; more than one needs memory and seldom helps.")] = 1,  # processes
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The first face's number. A face is made of its number alone; the others follow.")] = 0,  # 0 or more
+    n_workers: Annotated[int, typer.Option(metavar="N", min=1, help="Processes. Each uses all cores while it traces light, and one while it grows hair.")] = 1,  # processes
 ) -> Path:  # the folder
     """Render faces with exact labels and landmarks.
 
@@ -516,7 +515,7 @@ def render(
     try: from faceseg.render.dataset import write_dataset
     except (ImportError, OSError) as error:
         raise ImportError(f'what renders faces is not installed ({reason(error)}): pip install "faceseg[render]"; on Debian and Ubuntu also apt install libllvm19') from None
-    write_dataset(out, n=n, seed=seed, n_workers=n_workers, start=start)
+    write_dataset(out, n=n, seed=seed, n_workers=n_workers)
     return Path(out)
 
 # %% ../nbs/11_cli.ipynb #4dd3e15d

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..data import Face, write_atomic, write_lapa
 from .camera import Buffer, Camera
@@ -27,7 +27,7 @@ from .head import PIVOT, Head, make_head, triangles, vertex_normals
 from .labels import clean_masks, fit_lids, label_map, missing_classes, openness
 from .landmarks import landmarks
 from .person import IRIS, attributes, clothes, expression_weights, eyeball, glasses, hat_line, occluder, shape_weights, skin_colours
-from .scene import background, develop, light, scatter, trace
+from .scene import background, develop, light, scatter, trace, tracer
 
 # %% ../../nbs/render/07_dataset.ipynb #c006
 def pose(
@@ -264,6 +264,7 @@ def write_dataset(
     samples: int = 16,  # paths a pixel
 ) -> list[dict]:  # the manifest's rows
     "Render a set of faces. What is there and whole is skipped, so a stopped run goes on."
+    tracer()  # where it cannot be loaded, that is said before anything is written
     out = Path(out)
     rows = {int(row["seed"]): row for row in manifest_rows(out)}
     whole = lambda row: all(row[kind] == digest and digest for kind, digest in checksums(out / row["split"], row["name"]).items())
