@@ -14,18 +14,19 @@ __all__ = ['HAIR_COLOURS', 'STYLES', 'SKULL', 'LINE', 'WHORL', 'DOWN', 'COMBS', 
            'lashes', 'lash_row', 'beard_regions', 'beard_weight', 'beard', 'coat']
 
 # %% ../../nbs/render/02_hair.ipynb #c003
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from .head import PIVOT, Head, makehuman, triangles
+from .head import PIVOT, Head, makehuman, topology, triangles
 
 # %% ../../nbs/render/02_hair.ipynb #c006
-HAIR_COLOURS = {"black": (0.012, 0.010, 0.010), "dark brown": (0.035, 0.020, 0.012), "brown": (0.085, 0.045, 0.024), "auburn": (0.14, 0.045, 0.020), "red": (0.30, 0.095, 0.030),
-                "blonde": (0.46, 0.30, 0.14), "dark blonde": (0.23, 0.145, 0.075), "grey": (0.30, 0.29, 0.28), "white": (0.68, 0.66, 0.62)}  # linear RGB
+HAIR_COLOURS = {"black": (0.012, 0.010, 0.010), "dark brown": (0.035, 0.020, 0.012), "brown": (0.085, 0.045, 0.024), "auburn": (0.14, 0.045, 0.020),
+                "red": (0.30, 0.095, 0.030), "blonde": (0.46, 0.30, 0.14), "dark blonde": (0.23, 0.145, 0.075),
+                "grey": (0.30, 0.29, 0.28), "white": (0.68, 0.66, 0.62)}  # linear RGB
 
 @dataclass
 class Strands:
@@ -852,12 +853,11 @@ def beard_regions(
             "chin": (1 - ramp(x, 0.22, 0.32)) * (1 - ramp(y, 6.40, 6.48)) * ramp(y - neck, -0.02, 0.05) * (z > 0.95)}
 
 def beard_weight(
-    template: np.ndarray,  # (n, 3)
-    masks: dict,  # "lips" and "inside-mouth": (n,) 0 to 1
+    template: np.ndarray,  # (vertices, 3) of the skin
     style: str = "full",  # a name of BEARDS
-) -> np.ndarray:  # (n,) 0 to 1
-    "How densely a beard grows at each point; never on the lips."
-    regions = beard_regions(template)
+) -> np.ndarray:  # (vertices,) 0 to 1
+    "How densely a beard grows at each vertex; never on the lips."
+    regions, masks = beard_regions(template), topology()["masks"]
     skin = 1 - ramp(masks["lips"] + masks["inside-mouth"], 0.15, 0.5)
     return np.maximum.reduce([np.zeros(len(template))] + [regions[region] for region in pick("beard", style, BEARDS)]) * skin
 
@@ -869,7 +869,7 @@ def beard(
     length: float = 0.10,  # of a full beard at the chin, decimetres
 ) -> Strands:
     "A beard on jaw, cheeks and upper lip."
-    weight = beard_weight(head.template, head.masks, style)
+    weight = beard_weight(head.template, style)
     if style == "none": return no_strands()
     def down(t):
         return unit(np.stack([0.5 * np.sign(t[:, 0]) * ramp(np.abs(t[:, 0]), 0, 0.2), np.full(len(t), -1.0), np.full(len(t), 0.1)], 1))
@@ -891,4 +891,4 @@ def coat(
     s, depth = named(style), brow_region(head.template) if depth is None else depth
     strength = {"none": 0, "stubble": 0.35, "full": 0.75, "moustache": 0.7, "goatee": 0.7}
     return {"scalp": hairline(head.template, s, 0.16) * (0.0 if not s.count else 0.9 if s.top > 0.1 else 0.55), "brows": 0.4 * ramp(depth, 0, 0.012),
-            "beard": beard_weight(head.template, head.masks, beard_style) * strength[beard_style]}
+            "beard": beard_weight(head.template, beard_style) * strength[beard_style]}
