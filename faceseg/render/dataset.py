@@ -11,7 +11,6 @@ __all__ = ['LICENSE', 'README', 'FILES', 'pose', 'stand', 'Portrait', 'stream', 
 import csv
 import hashlib
 import io
-import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from ..data import Face, write_atomic, write_lapa
 from .camera import Buffer, Camera
-from .hair import HAIR_COLOURS, Brow, Strands, beard, brow_region, brows, coat, grow, hairline, lashes, named, ribbons, vary
+from .hair import HAIR_COLOURS, Brow, Strands, beard, brow_region, brows, coat, grow, hairline, lashes, ribbons, vary
 from .head import PIVOT, Head, make_head, triangles, vertex_normals
 from .labels import clean_masks, fit_lids, label_map, missing_classes, openness
 from .landmarks import landmarks
@@ -264,12 +263,12 @@ def write_dataset(
     samples: int = 16,  # paths a pixel
 ) -> list[dict]:  # the manifest's rows
     "Render a set of faces. What is there and whole is skipped, so a stopped run goes on."
-    tracer()  # where it cannot be loaded, that is said before anything is written
     out = Path(out)
     rows = {int(row["seed"]): row for row in manifest_rows(out)}
     whole = lambda row: all(row[kind] == digest and digest for kind, digest in checksums(out / row["split"], row["name"]).items())
-    jobs = [(seed + i, split_of(i, n)) for i in range(n)]
-    todo = [(s, split) for s, split in jobs if s not in rows or rows[s]["split"] != split or not whole(rows[s])]
+    jobs = [(seed + i, rows[seed + i]["split"] if seed + i in rows else split_of(i, n)) for i in range(n)]  # a face stays in its part when the set grows
+    todo = [(s, split) for s, split in jobs if s not in rows or not whole(rows[s])]
+    if todo: tracer()  # where it cannot be loaded, that is said before anything is written
     for name, text in (("README.md", README), ("LICENSE", LICENSE)): write_atomic(out / name, text.encode())
     bar = tqdm(total=n, initial=n - len(todo), desc="Rendering", unit="face")
     def keep(row):
