@@ -1,63 +1,92 @@
-# make report   run a study and render it (STUDY=khan2015|landmarks|synthetic|benchmark DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...)
-# make test     check modules, notebooks and the study itself
-# make readme   README.md from nbs/index.ipynb
+# make report       run a study and render it: STUDY=khan2015|landmarks|synthetic|constants|benchmark
+#                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
+# make test         check modules, notebooks and studies
+# make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
+# make readme       README.md from nbs/index.ipynb
+# make environment  .venv, which the other targets make too
 
 PYTHON ?= python3
 BIN := .venv/bin
+QUIET := --quiet --disable-pip-version-check --constraint constraints.txt
 READY := .venv/.ready
 STUDY ?= khan2015
 
 DATASET ?= demo
 FOLDER ?=
-# without arguments a report takes minutes: 20 and 10 of the embedded faces, at half their height; photographs are brought to the paper's 512.
-# What rendered faces teach (synthetic) is asked of all of them
+# without arguments a report takes minutes: 20 and 10 of the embedded faces, at half their height; photographs
+# are resized to the paper's 512. The study of rendered faces (synthetic) takes all of them
 QUICK := $(filter demo-khan2015 demo-landmarks demo-benchmark,$(DATASET)-$(STUDY))
 N_TRAIN ?= $(if $(QUICK),20)
 N_TEST ?= $(if $(QUICK),10)
 HEIGHT ?= $(if $(QUICK),256)
 # the embedded faces have landmarks, and small parts worth finding
-FEATURES ?= $(if $(filter demo-khan2015 demo-benchmark,$(DATASET)-$(STUDY)),seed2024)
+FEATURES ?= $(if $(filter demo-khan2015 demo-benchmark,$(DATASET)-$(STUDY)),lapaseg)
 CLASS_WEIGHT ?= $(if $(filter demo-khan2015 demo-landmarks,$(DATASET)-$(STUDY)),sqrt)
 N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
-OUT_DIR ?= reports/$(patsubst %,%-,$(filter-out khan2015,$(STUDY)))$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
+STUDY_PREFIX := $(patsubst %,%-,$(filter-out khan2015,$(STUDY)))
+OUT_DIR ?= reports/$(STUDY_PREFIX)$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
-TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT features=FEATURES models=MODELS class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
+TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS \
+         class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR
-NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED height=HEIGHT share=SHARE per_class=PER_CLASS copies=COPIES n_trees=N_TREES step=STEP recipe_share=RECIPE_SHARE n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN
-given = $(foreach pair,$(2),$(if $($(word 2,$(subst =, ,$(pair)))),$(1) $(word 1,$(subst =, ,$(pair))) '$($(word 2,$(subst =, ,$(pair))))'))
-PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
+NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
+           per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
+           recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN
+parameter = $(word 1,$(subst =, ,$(1)))
+setting = $($(word 2,$(subst =, ,$(1))))
+given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
+          $(1) $(call parameter,$(pair)) '$(call setting,$(pair))'))
+PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) \
+             $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 
-.PHONY: report test readme
+.PHONY: report test readme notebook environment
 .DELETE_ON_ERROR:
 
+PART = $(OUT_DIR)/$(STUDY).part
 report: $(READY)
 	@mkdir -p '$(OUT_DIR)'
-	@$(BIN)/papermill --log-output --log-level WARNING --no-progress-bar nbs/studies/$(STUDY).ipynb '$(OUT_DIR)/$(STUDY).part.ipynb' $(PARAMETERS) \
-	  || { mv '$(OUT_DIR)/$(STUDY).part.ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
-	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb. Earlier numbers are in results.json, or beside it under their date."; exit 1; }
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(OUT_DIR)/$(STUDY).part.ipynb'
+	@$(BIN)/papermill --log-output --log-level WARNING --no-progress-bar nbs/studies/$(STUDY).ipynb \
+	    '$(PART).ipynb' $(PARAMETERS) \
+	  || { mv '$(PART).ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
+	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb. Earlier numbers are in" \
+	            "results.json, or beside it under their date."; exit 1; }
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input \
+	    --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(PART).ipynb'
 	@stamp=$$(date -u +%Y%m%d-%H%M%S); for kind in ipynb html; do \
-	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \
+	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then \
+	    mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \
 	    echo "An earlier $(STUDY).$$kind is kept as $(STUDY).$$stamp.$$kind."; fi; \
-	  mv '$(OUT_DIR)'/$(STUDY).part.$$kind '$(OUT_DIR)'/$(STUDY).$$kind; done
+	  mv '$(PART)'.$$kind '$(OUT_DIR)'/$(STUDY).$$kind; done
 	@echo "The report is $(OUT_DIR)/$(STUDY).html; its numbers are in results.json beside it."
 
 test: $(READY)
-	@$(BIN)/python -c 'import mitsuba, pyoidn' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt mitsuba pyoidn || echo 'The renderer could not be installed; its tests will be skipped.'
+	@$(BIN)/python -c 'import mitsuba, pyoidn' 2>/dev/null \
+	  || $(BIN)/pip install $(QUIET) mitsuba pyoidn \
+	  || echo 'The renderer could not be installed; its tests will be skipped.'
 	@$(BIN)/python .ci/test.py
+
+environment: $(READY)
+
+notebook: $(READY)
+	@$(BIN)/python .ci/execute.py $(NB)
 
 readme: $(READY)
 	@$(BIN)/python .ci/readme.py .
 
 $(READY): pyproject.toml constraints.txt Makefile
-	@command -v '$(PYTHON)' >/dev/null || { echo "$(PYTHON) is not there; faceseg needs Python 3.11 or newer: install it, or name one with make PYTHON=..."; exit 1; }
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo "$(PYTHON) was not found; faceseg needs Python 3.11 or newer: install it, or name one:" \
+	       "make PYTHON=..."; exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "faceseg needs Python 3.11 or newer, $(PYTHON) is $$('$(PYTHON)' -V 2>&1 | cut -d' ' -f2): name another with make PYTHON=python3.12"; exit 1; }
+	  echo "faceseg needs Python 3.11 or newer, $(PYTHON) is $$('$(PYTHON)' -V 2>&1 | cut -d' ' -f2):" \
+	       "name another with make PYTHON=python3.12"; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	  echo "Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv)"; \
+	  exit 1; }
 	@echo "Installing into .venv (a few minutes the first time)"
 	@'$(PYTHON)' -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks,landmarks]'
-# what finds landmarks brings two more builds of OpenCV, which write the same folder, cv2, and need libGL: the headless one goes in last
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --force-reinstall opencv-python-headless
+	@$(BIN)/pip install $(QUIET) --editable '.[notebooks,landmarks]'
+# the landmark packages bring two more builds of OpenCV, which write the same folder, cv2, and need libGL: the
+# headless build is installed last
+	@$(BIN)/pip install $(QUIET) --no-deps --force-reinstall opencv-python-headless
 	@touch $(READY)

@@ -1,4 +1,4 @@
-"README.md from nbs/index.ipynb, by nbconvert: `python .ci/readme.py ROOT`, where ROOT holds `nbs` and gets README.md."
+"README.md from nbs/index.ipynb, by nbconvert: `python .ci/readme.py ROOT`, where ROOT holds `nbs`."
 import re
 import sys
 from pathlib import Path
@@ -15,13 +15,16 @@ notebook.cells = [cell for cell in notebook.cells if first_line(cell) != "#|hide
 for cell in notebook.cells:
     if first_line(cell) == "#|echo:false": cell.metadata["transient"] = {"remove_source": True}
 
-config = Config({"ExtractOutputPreprocessor": {"enabled": True, "output_filename_template": "nbs/readme_files/{cell_index}_{index}{extension}"}})
+template = "nbs/readme_files/{cell_index}_{index}{extension}"
+config = Config({"ExtractOutputPreprocessor": {"enabled": True, "output_filename_template": template}})
 text, resources = MarkdownExporter(config=config).from_notebook_node(notebook)
 folder = root / "nbs" / "readme_files"
 folder.mkdir(exist_ok=True)
 for old in folder.iterdir(): old.unlink()
 for name, content in resources["outputs"].items(): (root / name).write_bytes(content)
-titles = iter(("a rendered face, its parse and the truth", "some of the embedded faces and their labels"))
+titles = iter(("a rendered face, its predicted labels and the true ones",
+               "some of the embedded faces and their labels"))
 described = re.sub(r"!\[(png|jpeg)\]", lambda match: f"![{next(titles)}]", text.strip())
 lines = [line.rstrip() for line in re.sub(r"\n{3,}", "\n\n", described).splitlines()]
-(root / "README.md").write_text("<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + "\n".join(lines) + "\n")
+head = "<!-- made from nbs/index.ipynb by `make readme` -->\n\n"
+(root / "README.md").write_text(head + "\n".join(lines) + "\n")

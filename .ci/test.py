@@ -1,4 +1,6 @@
-"""What `make test` runs: modules against notebooks, all notebooks, and the study itself. Ends with one line, `N passed, M failed`."""
+"""What `make test` runs: the rules of the house, modules against notebooks, all notebooks, and the studies.
+
+Prints a line a check, and last `N passed, M failed`."""
 import filecmp
 import json
 import os
@@ -11,6 +13,8 @@ import time
 import zipfile
 from pathlib import Path
 
+from house import checks
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 SCRATCH = Path(tempfile.mkdtemp(prefix="faceseg-test-"))
@@ -20,206 +24,313 @@ passed, failed = [], []
 
 def run(*command, cwd=ROOT, **environment):
     "Run one of the environment's programs; what it printed is in the result."
-    return subprocess.run([str(BIN / command[0]), *map(str, command[1:])], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          env={**os.environ, **environment})
+    return subprocess.run([str(BIN / command[0]), *map(str, command[1:])], cwd=cwd, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL, env={**os.environ, **environment})
 
 
 def check(name, ok, why=""):
+    "Count a check, and print it."
     (passed if ok else failed).append(name)
-    print(f"{'ok    ' if ok else 'FAILED'} {name}" + ("" if ok else f"\n{why}".replace("\n", "\n       ")), flush=True)
+    reason = "" if ok else f"\n{why}".replace("\n", "\n       ")
+    print(f"{'ok    ' if ok else 'FAILED'} {name}{reason}", flush=True)
+
+
+def note(text):
+    "Print a line that is no check."
+    print(f"       {text}", flush=True)
+
+
+def test_house():
+    for name, holds, why in checks(ROOT): check(name, holds, "\n".join(map(str, why[:20])))
 
 
 def test_exports():
     "Exporting, cleaning and rendering a copy of the tree must change nothing."
-    copy = SCRATCH / "copy"
-    for name in ("nbs", "faceseg", "settings.ini", "pyproject.toml"):
-        source = ROOT / name
-        if source.is_dir(): shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        else: shutil.copy(source, copy / name)
+    copy, ignored = SCRATCH / "copy", shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("nbs", "faceseg"): shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, copy / name)
     for module in (copy / "faceseg").rglob("*.py"):
         if module.name != "__init__.py": module.unlink()  # a module without a notebook must show
-    done = [run("nbdev_export", cwd=copy), run("nbdev_clean", cwd=copy), run("python", ROOT / ".ci" / "readme.py", copy)]
-    said = "".join(d.stdout + d.stderr for d in done if d.returncode)
-    for kind, pattern in (("module matches its notebook", "faceseg/**/*.py"), ("notebook is clean", "nbs/**/*.ipynb"), ("is made from nbs/index.ipynb", "README.md")):
-        for name in sorted({str(p.relative_to(base)) for base in (ROOT, copy) for p in base.glob(pattern) if ".ipynb_checkpoints" not in p.parts}):
-            a, b = ROOT / name, copy / name
-            same = a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)
-            check(f"{name}: {kind}", same, f"run nbdev_export, nbdev_clean and make readme, and commit the notebook with the module\n{said}")
+    done = [run("nbdev_export", cwd=copy), run("nbdev_clean", cwd=copy),
+            run("python", ROOT / ".ci" / "readme.py", copy)]
+    printed = "".join(one.stdout + one.stderr for one in done if one.returncode)
+    why = f"run nbdev_export, nbdev_clean and make readme, and commit the notebook with the module\n{printed}"
+    for pattern, what in (("faceseg/**/*.py", "module matches its notebook"),
+                          ("nbs/**/*.ipynb", "notebook is clean"),
+                          ("README.md", "is made from nbs/index.ipynb")):
+        paths = [(path, base) for base in (ROOT, copy) for path in base.glob(pattern)]
+        names = {path.relative_to(base) for path, base in paths if ".ipynb_checkpoints" not in path.parts}
+        for name in sorted(names):
+            both = [base / name for base in (ROOT, copy)]
+            same = all(path.exists() for path in both) and filecmp.cmp(*both, shallow=False)
+            check(f"{name}: {what}", same, why)
 
 
-# what a notebook of nbs/render needs, besides what the package needs: MakeHuman's head from pip's wheel, and the renderer
-HEAD = "from faceseg.render.head import makehuman; makehuman()"
+# what a notebook of nbs/render needs besides the package: MakeHuman's head from pip's wheel, and the renderer
+HEAD = "from faceseg.render.makehuman import makehuman; makehuman()"
 RENDERER = """import os, pathlib
-if pathlib.Path(llvm := "/usr/lib/x86_64-linux-gnu/libLLVM-19.so").exists(): os.environ.setdefault("DRJIT_LIBLLVM_PATH", llvm)
+llvm = "/usr/lib/x86_64-linux-gnu/libLLVM-19.so"
+if pathlib.Path(llvm).exists(): os.environ.setdefault("DRJIT_LIBLLVM_PATH", llvm)
 import drjit, mitsuba, pyoidn
 mitsuba.set_variant("llvm_ad_rgb")
 drjit.eval(drjit.arange(mitsuba.Float, 4))"""
-WITHOUT_THE_RENDERER = ("head", "hair", "labels", "landmarks", "person")
+NEEDS = {"MakeHuman's head": HEAD, "the renderer": RENDERER}
+WITHOUT_THE_RENDERER = ("makehuman", "head", "brow", "strands", "hairstyle", "growth", "facial_hair",
+                        "labels", "landmarks", "person", "skin", "garments", "accessories")
+
+
+def needs_of(path):
+    "What a notebook of nbs/render needs."
+    if path.stem[3:] == "camera": return []
+    return ["MakeHuman's head"] if path.stem[3:] in WITHOUT_THE_RENDERER else list(NEEDS)
 
 
 def render_notebooks():
     "The notebooks of nbs/render that can run here; says in a line which cannot, and why."
-    there = sorted((ROOT / "nbs" / "render").glob("*.ipynb"))
-    lacks = {name: done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"] for name, code in {"MakeHuman's head": HEAD, "the renderer": RENDERER}.items()
-             if (done := run("python", "-c", code, PIP_RETRIES="1", PIP_DEFAULT_TIMEOUT="15")).returncode}
-    stem = lambda path: path.stem.split("_", 1)[-1]
-    needs = {path: [] if stem(path) == "camera" else ["MakeHuman's head"] if stem(path) in WITHOUT_THE_RENDERER else ["MakeHuman's head", "the renderer"] for path in there}
-    left = {path: [name for name in need if name in lacks] for path, need in needs.items()}
-    if out := [path.stem for path in there if left[path]]:
-        why = "; ".join(f"{name} is not here ({lacks[name][0][:120]})" for name in dict.fromkeys(sum(left.values(), [])))
-        print(f"       skipped: {', '.join(out)} of nbs/render: {why}. pip install '.[render]' and apt install libllvm19 bring the renderer")
-    return [path for path in there if not left[path]]
+    lacking = {}
+    for name, code in NEEDS.items():
+        done = run("python", "-c", code, PIP_RETRIES="1", PIP_DEFAULT_TIMEOUT="15")
+        if done.returncode: lacking[name] = (done.stderr.strip().splitlines() or ["no message"])[-1][:120]
+    notebooks = sorted((ROOT / "nbs" / "render").glob("*.ipynb"))
+    out = [path.stem for path in notebooks if set(needs_of(path)) & set(lacking)]
+    if out:
+        why = "; ".join(f"{name} cannot be had ({reason})" for name, reason in lacking.items())
+        note(f"skipped: {', '.join(out)} of nbs/render: {why}. pip install '.[render]' and "
+             "apt install libllvm19 bring the renderer")
+    return [path for path in notebooks if path.stem not in out]
 
 
 def test_notebooks():
     "All notebooks that are not studies, in parallel."
-    if run("python", "-c", "import faceseg.data, sys; sys.exit(faceseg.data.shared_data() is None)").returncode:
-        print("       the real photographs are not beside the project: the notebooks skip their checks on them")
+    code = "import sys; from faceseg.datasets import shared_data; sys.exit(shared_data() is None)"
+    if run("python", "-c", code).returncode:
+        note("the real photographs are not beside the project: the notebooks skip their checks on them")
     rendering = render_notebooks()
-    names = sorted(p.stem for p in [*(ROOT / "nbs").glob("*.ipynb"), *rendering])
-    left_out = [p.name for p in (ROOT / "nbs" / "render").glob("*.ipynb") if p not in rendering]
+    names = sorted(path.stem for path in [*(ROOT / "nbs").glob("*.ipynb"), *rendering])
+    left_out = [re.escape(path.name) for path in (ROOT / "nbs" / "render").glob("*.ipynb")
+                if path not in rendering]
+    skip = ["--skip_file_re", rf"^[_.]|^({'|'.join(left_out)})$"] if left_out else []
     threads = {f"{library}_NUM_THREADS": str(max(1, CORES // 2)) for library in ("OMP", "OPENBLAS", "MKL")}
-    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", *(["--skip_file_re", rf"^[_.]|^({'|'.join(map(re.escape, left_out))})$"] if left_out else []), MPLBACKEND="agg", **threads)
+    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", *skip, MPLBACKEND="agg",
+               **threads)
     broken = done.stderr.split("Failed On The Following Notebooks")[-1] if done.returncode else ""
     listed = [name for name in names if re.search(rf"(?m)^\s*{re.escape(name)}(\.ipynb)?\s*$", broken)]
-    print("".join(f"       {line}\n" for line in done.stdout.splitlines() if re.search(r"secs|^skipped", line)), end="")
-    if done.returncode and not listed: return check("nbdev_test", False, done.stdout + done.stderr)
-    for name in names: check(f"nbs/{name}.ipynb runs", name not in listed and f"/{name}.ipynb" in done.stdout, "see below")
+    for line in done.stdout.splitlines():
+        if re.search(r"secs|^skipped", line): note(line)
+    if done.returncode and not listed: check("nbdev_test", False, done.stdout + done.stderr)
+    for name in names:
+        check(f"nbs/{name}.ipynb runs", name not in listed and f"/{name}.ipynb" in done.stdout, "see below")
     if listed: print(done.stderr)
 
 
-def study(out, *parameters):
-    "The study through papermill, at a tiny size."
-    tiny = ["-p", "n_train", 3, "-p", "n_test", 2, "-p", "height", 96, "-p", "share", 0.05, "-p", "copies", 1, "-p", "n_trees", 10, "-p", "n_pictures", 1, "-p", "n_workers", 2]
+def papermill(name, out, numbers, texts):
+    "Run a study with some parameters; its results are in `out`."
     out.mkdir(exist_ok=True)
-    return run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "khan2015.ipynb", out / "khan2015.ipynb", "-r", "out_dir", out, *tiny, *parameters)
+    options = [part for key, value in numbers.items() for part in ("-p", key, value)]
+    options += [part for key, value in {**texts, "out_dir": out}.items() for part in ("-r", key, value)]
+    study = ROOT / "nbs" / "studies" / f"{name}.ipynb"
+    return run("papermill", "--no-progress-bar", study, out / f"{name}.ipynb", *options)
+
+
+def results_of(name, done, out):
+    "The results of a study that must have run, or None."
+    check(f"{name} runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    return None if done.returncode else json.loads((out / "results.json").read_text())
+
+
+def most_common(entry):
+    "The fraction of pixels of the most common class."
+    return max(map(sum, entry["confusion"])) / sum(map(sum, entry["confusion"]))
+
+
+KHAN = {"n_train": 3, "n_test": 2, "height": 96, "fraction": 0.05, "n_augmented": 1, "n_trees": 10,
+        "n_pictures": 1, "n_workers": 2}
+RATES = {"recall", "precision", "f1", "iou"}
+
+
+def check_model(model, entry):
+    "A model's entry in the results of two test faces."
+    classes = entry["classes"].values()
+    rates = [entry["accuracy"], entry["mean_recall"], entry["mean_f1"]]
+    rates += [rate for one in classes for rate in one.values() if rate is not None]
+    check(f"{model}: rates are fractions", all(0 <= rate <= 1 for rate in rates), entry)
+    whole = len(classes) == 11 and all(set(one) == RATES for one in classes)
+    check(f"{model}: 11 classes with recall, precision, f1, iou", whole, entry["classes"])
+    pixels, right = sum(map(sum, entry["confusion"])), sum(row[i] for i, row in enumerate(entry["confusion"]))
+    check(f"{model}: every test pixel is counted once", pixels == 2 * 512 * 512, pixels)
+    same = abs(right / pixels - entry["accuracy"]) < 1e-9
+    check(f"{model}: accuracy is that of its confusion matrix", same, entry)
+    common = most_common(entry)
+    check(f"{model}: better than the most common class ({common:.3f})", entry["accuracy"] > common)
+    costs = [entry[key] for key in ("fit_seconds", "predict_seconds_per_image", "peak_memory_mb")]
+    check(f"{model}: costs are measured", min(costs) > 0, costs)
 
 
 def test_study():
-    out = SCRATCH / "study"
-    done = study(out, "-r", "features", "seed2024")
-    check("the study runs through papermill", done.returncode == 0, done.stderr[-3000:])
-    if done.returncode: return
-    results = json.loads((out / "results.json").read_text())
+    "The comparison with Khan et al., at a tiny size."
+    out, texts = SCRATCH / "study", {"features": "lapaseg"}
+    results = results_of("khan2015", papermill("khan2015", out, KHAN, texts), out)
+    if results is None: return
     keys = {"parameters", "models", "published", "provenance"}
-    check("results.json has its keys", keys <= set(results) and set(results["models"]) == {"rf", "et", "mlp"}, sorted(results))
-    for model, entry in results["models"].items():
-        rates = [entry["accuracy"], entry["mean_recall"], entry["mean_f1"], *(v for c in entry["classes"].values() for v in c.values() if v is not None)]
-        check(f"{model}: rates are fractions", all(0 <= rate <= 1 for rate in rates), entry)
-        check(f"{model}: 11 classes with recall, precision, f1, iou", len(entry["classes"]) == 11 and all(set(c) == {"recall", "precision", "f1", "iou"} for c in entry["classes"].values()), entry["classes"])
-        pixels = sum(map(sum, entry["confusion"]))
-        check(f"{model}: every test pixel is counted once", pixels == 2 * 512 * 512, pixels)
-        check(f"{model}: accuracy is that of its confusion matrix", abs(sum(row[i] for i, row in enumerate(entry["confusion"])) / pixels - entry["accuracy"]) < 1e-9, entry)
-        common = max(map(sum, entry["confusion"])) / pixels
-        check(f"{model}: better than the most common class ({common:.3f})", entry["accuracy"] > common, entry["accuracy"])
-        check(f"{model}: costs are measured", min(entry[k] for k in ("fit_seconds", "predict_seconds_per_image", "peak_memory_mb")) > 0, entry)
+    check("results.json has its keys", keys <= set(results) and set(results["models"]) == {"rf", "et", "mlp"})
+    for model, entry in results["models"].items(): check_model(model, entry)
     parameters, origin = results["parameters"], results["provenance"]
-    check("parameters are kept", (parameters["n_train"], parameters["features"], parameters["height"]) == (3, "seed2024", 96), parameters)
-    check("provenance is complete", {"commit", "dirty", "versions", "cpu", "threads", "data"} <= set(origin) and len(origin["data"]["manifest_sha256"]) == 64, origin)
+    kept = [parameters[key] for key in ("n_train", "features", "height")]
+    check("parameters are kept", kept == [3, "lapaseg", 96], parameters)
+    whole = {"commit", "dirty", "versions", "cpu", "threads", "data"} <= set(origin)
+    check("provenance is complete", whole and len(origin["data"]["manifest_sha256"]) == 64, origin)
     header, *rows = (out / "results.csv").read_text().splitlines()
-    check("results.csv has the same rates", header == "model,class,metric,value" and f"rf,,accuracy,{results['models']['rf']['accuracy']}" in rows, rows[:5])
+    first = f"rf,,accuracy,{results['models']['rf']['accuracy']}"
+    check("results.csv has the same rates", header == "model,class,metric,value" and first in rows, rows[:5])
+    test_refusals(out, texts)
+    alone = SCRATCH / "alone"
+    by_one = results_of("khan2015 with one worker",
+                        papermill("khan2015", alone, KHAN | {"n_workers": 1}, texts), alone)
+    for model in results["models"] if by_one else ():
+        both = [one["models"][model]["confusion"] for one in (results, by_one)]
+        check(f"one worker and two give the same {model}", both[0] == both[1])
 
-    before = (out / "results.json").read_bytes()
-    done = study(out, "-p", "n_trian", 3)
-    check("an unknown parameter is refused", done.returncode != 0 and "unknown parameter 'n_trian'; did you mean 'n_train'?" in done.stderr, done.stderr[-2000:])
-    done = study(out, "-r", "models", "rf,svm", "-p", "seed", 5)
-    check("a wrong model is refused", done.returncode != 0 and "unknown model 'svm'; there are: rf, et, mlp" in done.stderr, done.stderr[-2000:])
+
+def test_refusals(out, texts):
+    "Wrong parameters are refused before any work, and an earlier result is kept."
+    before, samples = (out / "results.json").read_bytes(), out / "samples"
+
+    def refused(what, message, numbers, texts):
+        done = papermill("khan2015", out, KHAN | numbers, texts)
+        check(f"{what} is refused", done.returncode != 0 and message in done.stderr, done.stderr[-2000:])
+
+    message = "unknown parameter 'n_trian'; did you mean 'n_train'?"
+    refused("an unknown parameter", message, {"n_trian": 3}, texts)
+    message = "unknown model 'svm'; there are: rf, et, mlp"
+    refused("a wrong model", message, {"seed": 5}, {"models": "rf,svm"})
     check("and leaves the earlier results.json", (out / "results.json").read_bytes() == before)
-    check("before anything is sampled", len(list((out / "samples").iterdir())) == 1)
-    again = study(out, "-r", "features", "seed2024")
-    check("the study runs again", again.returncode == 0, again.stderr[-3000:])
-    kept = [p for p in out.glob("results.*.json") if p.read_bytes() == before]
-    check("and keeps the earlier results.json", len(kept) == 1, sorted(p.name for p in out.iterdir()))
-    alone = study(SCRATCH / "alone", "-r", "features", "seed2024", "-p", "n_workers", 1)
-    check("the study runs with one worker", alone.returncode == 0, alone.stderr[-3000:])
-    if alone.returncode: return
-    models = [json.loads(text)["models"] for text in (before, (SCRATCH / "alone" / "results.json").read_bytes())]
-    for model in ("rf", "et", "mlp"): check(f"one worker and two give the same {model}", models[0][model]["confusion"] == models[1][model]["confusion"])
+    check("before anything is sampled", len(list(samples.iterdir())) == 1, list(samples.iterdir()))
+    results_of("khan2015 once more", papermill("khan2015", out, KHAN, texts), out)
+    kept = [path for path in out.glob("results.*.json") if path.read_bytes() == before]
+    check("and keeps the earlier results.json", len(kept) == 1, sorted(path.name for path in out.iterdir()))
 
 
 def test_landmarks():
-    "What landmarks are worth, through papermill, at a tiny size."
+    "Landmarks as features, at a tiny size."
     out = SCRATCH / "landmarks"
-    out.mkdir()
-    tiny = {"n_train": 4, "n_test": 2, "height": 96, "share": 0.05, "n_trees": 5, "n_noise": 1, "n_workers": 2}
-    done = run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "landmarks.ipynb", out / "landmarks.ipynb", "-r", "out_dir", out, "-r", "noise", "0,0.2",
-               *(k for name, value in tiny.items() for k in ("-p", name, value)))
-    check("the landmarks study runs through papermill", done.returncode == 0, done.stderr[-3000:])
-    if done.returncode: return
-    results = json.loads((out / "results.json").read_text())
+    tiny = {"n_train": 4, "n_test": 2, "height": 96, "fraction": 0.05, "n_trees": 5, "n_noise": 1,
+            "n_workers": 2}
+    results = results_of("landmarks", papermill("landmarks", out, tiny, {"noise": "0,0.2"}), out)
+    if results is None: return
     models, noise = results["models"], results["noise"]["the recipe"]
-    check("it has five steps with two models each, and the recipe", len(models) == 11 and "the recipe" in models, sorted(models))
-    check("the recipe is better than colour and location", models["the recipe"]["mean_f1"] > models["rf, colour + location"]["mean_f1"], models["the recipe"]["mean_f1"])
-    check("wrong landmarks cost", noise[0]["mean_f1"] > noise[1]["mean_f1"], noise)
+    whole = len(models) == 11 and "the recipe" in models
+    check("it has five steps with two models each, and the recipe", whole, sorted(models))
+    first, last = models["rf, colour + location"], models["the recipe"]
+    better = last["mean_f1"] > first["mean_f1"]
+    check("the recipe is better than colour and location", better, last["mean_f1"])
+    check("errors of landmarks lower the scores", noise[0]["mean_f1"] > noise[1]["mean_f1"], noise)
 
 
 def test_synthetic():
-    "What rendered faces teach, through papermill, at a tiny size; with photographs where they are at hand."
+    "Rendered faces as training data, at a tiny size; with photographs where they are at hand."
     out = SCRATCH / "synthetic"
-    out.mkdir()
-    tiny = {"n_train": 6, "n_test": 3, "height": 96, "share": 0.03, "n_trees": 5, "n_probe": 2, "n_workers": 2}
-    texts = {"models": "et,mlp", "without": "turned", "out_dir": out}
-    command = lambda **more: run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "synthetic.ipynb", out / "synthetic.ipynb",
-                                 *(k for name, value in tiny.items() for k in ("-p", name, value)), *(k for name, value in (texts | more).items() for k in ("-r", name, value)))
-    done = command()
-    check("the synthetic study runs through papermill", done.returncode == 0, done.stderr[-3000:])
-    if done.returncode: return
-    results = json.loads((out / "results.json").read_text())
-    lessons, tests = results["trained_on"], results["tested_on"]
-    check("it learned from rendered faces, and from as many photographs and both where there are any", set(lessons) - {"drawn"} in ({"rendered"}, {"rendered", "photographs", "both"}), lessons)
-    check("it has a score of each model, lesson and test set", len(results["models"]) == 2 * len(lessons) * len(tests) and all(0 <= e["accuracy"] <= 1 for e in results["models"].values()), sorted(results["models"]))
+    tiny = {"n_train": 6, "n_test": 3, "height": 96, "fraction": 0.03, "n_trees": 5, "n_probe": 2,
+            "n_workers": 2}
+    texts = {"models": "et,mlp", "without": "turned"}
+    results = results_of("synthetic", papermill("synthetic", out, tiny, texts), out)
+    if results is None: return
+    sources, models = results["trained_on"], results["models"]
+    known = set(sources) - {"drawn"} in ({"rendered"}, {"rendered", "photographs", "both"})
+    check("it trains on rendered faces, and on photographs where there are any", known, sources)
+    whole = len(models) == 2 * len(sources) * len(results["tested_on"])
+    rates = [entry["accuracy"] for entry in models.values()]
+    fractions = 0 <= min(rates) <= max(rates) <= 1
+    check("it scores each model, training set and test set", whole and fractions, rates)
     for model in ("et", "mlp"):
-        entry = results["models"][f"{model}, rendered, rendered"]
-        common = max(map(sum, entry["confusion"])) / sum(map(sum, entry["confusion"]))
-        check(f"{model} on rendered faces: better than the most common class ({common:.3f})", entry["accuracy"] > common, entry["accuracy"])
+        entry = models[f"{model}, rendered, rendered"]
+        common = most_common(entry)
+        what = f"{model} on rendered faces: better than the most common class ({common:.3f})"
+        check(what, entry["accuracy"] > common, entry["accuracy"])
     check("a kind of face was left out", set(results["without"]) == {"turned"}, results["without"])
-    refused = command(without="hats")
-    check("an unknown kind of face is refused", refused.returncode != 0 and "unknown kind of face 'hats' in without" in refused.stderr, refused.stderr[-2000:])
-    refused = command(ship="mlp", ship_dir=out)
-    check("nothing ships after a part of the tests", refused.returncode != 0 and "a card quotes whole test sets" in refused.stderr and not (out / "demo.safetensors").exists(), refused.stderr[-2000:])
+
+    def refused(what, message, **texts_):
+        done = papermill("synthetic", out, tiny, texts | texts_)
+        check(what, done.returncode != 0 and message in done.stderr, done.stderr[-2000:])
+
+    message = "unknown kind of face 'hats' in without"
+    refused("an unknown kind of face is refused", message, without="hats")
+    refused("nothing ships after a part of the tests", "a card quotes whole test sets", ship="mlp",
+            ship_dir=out)
+    check("and no model is written", not (out / "demo.safetensors").exists())
+
+
+def test_constants():
+    "Constants varied, at a tiny size."
+    out = SCRATCH / "constants"
+    tiny = {"n_train": 2, "n_test": 1, "n_seeds": 2, "n_workers": 2}
+    done = papermill("constants", out, tiny, {"only": "SATURATIONS,height"})
+    results = results_of("constants", done, out)
+    if results is None: return
+    varied = [(run["name"], run["chosen"] != run["value"]) for run in results["varied"]]
+    check("each value is varied", varied == [("SATURATIONS", True)] * 2 + [("height", True)] * 2, varied)
+    differences = [run["difference"]["accuracy"] for run in results["varied"]]
+    check("each changes the result", 0 not in differences, differences)
+    refused = papermill("constants", out, tiny, {"only": "HEIGHT"})
+    told = "unknown name 'HEIGHT' in only" in refused.stderr
+    check("an unknown name is refused", told, refused.stderr[-2000:])
+
+
+INSTALLED = """import faceseg.datasets
+from faceseg.face import DataError
+from faceseg.segmenter import FaceSegmenter, shipped_model
+FaceSegmenter.load(shipped_model())
+try: faceseg.datasets.list_faces('demo')
+except DataError as error: print(faceseg.datasets.__file__, error)"""
 
 
 def test_wheel():
     "What is installed holds the model that ships and its card, and says where the demo faces are."
-    for name in ("pyproject.toml", "README.md", "LICENSE"): (SCRATCH / "source").mkdir(exist_ok=True); shutil.copy(ROOT / name, SCRATCH / "source")
-    shutil.copytree(ROOT / "faceseg", SCRATCH / "source" / "faceseg", ignore=shutil.ignore_patterns("__pycache__"))
-    done = run("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", SCRATCH / "wheel", SCRATCH / "source")
-    if "setuptools" in done.stderr and "No module" in done.stderr: return print("       skipped: no wheel is made, setuptools is not in this environment")
+    source, site = SCRATCH / "source", SCRATCH / "site"
+    shutil.copytree(ROOT / "faceseg", source / "faceseg", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / name, source)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", SCRATCH / "wheel")
+    done = run("pip", "wheel", *options, source)
+    if "setuptools" in done.stderr and "No module" in done.stderr:
+        note("skipped: no wheel is made, setuptools is not in this environment")
+        return
     check("a wheel is made", done.returncode == 0, done.stderr[-2000:])
     if done.returncode: return
     wheel = next((SCRATCH / "wheel").glob("faceseg-*.whl"))
     held = zipfile.ZipFile(wheel).namelist()
-    check("the wheel holds the model and its card", {"faceseg/models/demo.safetensors", "faceseg/models/demo.md"} <= set(held) and any(name.startswith("faceseg/render/") for name in held), held)
+    files = {"faceseg/models/demo.safetensors", "faceseg/models/demo.md", "faceseg/render/scene.py"}
+    check("the wheel holds the model, its card and the renderer", files <= set(held), held)
     check("and no data", not [name for name in held if name.startswith("data/")], held)
-    shutil.unpack_archive(wheel, SCRATCH / "site", "zip")
-    code = "import faceseg.data\nfrom faceseg.segmenter import FaceSegmenter, shipped_model\nFaceSegmenter.load(shipped_model())\ntry: faceseg.data.list_faces('demo')\nexcept faceseg.data.DataError as error: print(faceseg.data.__file__, error)"
-    done = run("python", "-c", code, cwd=SCRATCH, PYTHONPATH=str(SCRATCH / "site"))
-    check("an installed package says where the demo faces are", done.stdout.startswith(str(SCRATCH / "site")) and "the demo faces are not here" in done.stdout, done.stdout + done.stderr)
+    shutil.unpack_archive(wheel, site, "zip")
+    done = run("python", "-c", INSTALLED, cwd=SCRATCH, PYTHONPATH=str(site))
+    told = done.stdout.startswith(str(site)) and "the demo faces are not here" in done.stdout
+    check("an installed package says where the demo faces are", told, done.stdout + done.stderr)
 
 
 def test_benchmark():
-    "The benchmark through papermill, at a size that says nothing about speed."
+    "The benchmark, at a size that says nothing about speed."
     out = SCRATCH / "benchmark"
-    out.mkdir()
-    tiny = {"n_train": 5, "n_test": 2, "height": 96, "share": 0.05, "side": 96, "naive_pixels": 10, "repeats": 1, "n_trees": 4, "growing_trees": 2}
-    texts = {"trees": "2,4", "sizes": "64,96", "counts": "1,3", "features": "seed2024", "out_dir": out}
-    done = run("papermill", "--no-progress-bar", ROOT / "nbs" / "studies" / "benchmark.ipynb", out / "benchmark.ipynb",
-               *(k for name, value in tiny.items() for k in ("-p", name, value)), *(k for name, value in texts.items() for k in ("-r", name, value)))
-    check("the benchmark runs through papermill", done.returncode == 0, done.stderr[-3000:])
-    if done.returncode: return
-    results = json.loads((out / "results.json").read_text())
-    ratios = results["ratios"]
-    check("the benchmark has its keys", {"features", "forest_exact", "forest_coarse", "mlp_dense"} <= set(ratios) and min(ratios.values()) > 0, ratios)
+    tiny = {"n_train": 5, "n_test": 2, "height": 96, "fraction": 0.05, "side": 96, "naive_pixels": 10,
+            "repeats": 1, "n_trees": 4, "growing_trees": 2}
+    texts = {"trees": "2,4", "sizes": "64,96", "counts": "1,3", "features": "lapaseg"}
+    results = results_of("benchmark", papermill("benchmark", out, tiny, texts), out)
+    if results is None: return
+    ratios, loss = results["ratios"], results["accuracy_loss_coarse"]
+    keys = {"features", "forest_exact", "forest_coarse", "mlp_dense"}
+    check("the benchmark has its keys", keys <= set(ratios) and min(ratios.values()) > 0, ratios)
     check("virtual features are cheaper than patches", ratios["features"] > 50, ratios)
-    check("a forest of 4 trees loses little from coarse to fine", abs(results["accuracy_loss_coarse"]) < 0.05, results["accuracy_loss_coarse"])
+    check("a forest of 4 trees loses little from coarse to fine", abs(loss) < 0.05, loss)
     check("the same bytes for 1, 2 and 4 workers", results["identical_across_workers"] is True)
-    check("cost is measured", min(results["peak_memory_mb"]["features"], results["seconds"]["photo_to_labels"]) > 0, results["seconds"])
+    costs = [results["peak_memory_mb"]["features"], results["seconds"]["photo_to_labels"]]
+    check("cost is measured", min(costs) > 0, costs)
 
+
+TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_landmarks, test_synthetic,
+         test_constants, test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()
     try:
-        for test in (test_exports, test_notebooks, test_wheel, test_study, test_landmarks, test_synthetic, test_benchmark): test()
+        for test in TESTS: test()
     finally: shutil.rmtree(SCRATCH, ignore_errors=True)
     print(f"{time.time() - start:.0f} seconds")
     print(f"{len(passed)} passed, {len(failed)} failed")
