@@ -1,4 +1,4 @@
-# make report       run a study and render it: STUDY=khan2015|landmarks|synthetic|constants|benchmark
+# make report       run a study and render it: STUDY=khan2015|landmarks|synthetic|poses|constants|benchmark
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
 # make test         check modules, notebooks and studies
 # make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
@@ -31,7 +31,8 @@ TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY feature
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
            per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
-           recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN
+           recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN n_folds=N_FOLDS \
+           render=RENDER
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))
 given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \

@@ -275,6 +275,21 @@ def test_constants():
     check("an unknown name is refused", told, refused.stderr[-2000:])
 
 
+def test_poses():
+    "The study of turned heads, at a tiny size."
+    out = SCRATCH / "poses"
+    tiny = {"n_train": 3, "n_test": 12, "n_trees": 4, "height": 136, "render": 0, "n_workers": 2}
+    results = results_of("poses", papermill("poses", out, tiny, {}), out)
+    if results is None: return
+    counted = sum(one["n"] for one in results["by_yaw"].values()) + len(results["not_found"]["rendered"])
+    check("every rendered test face is counted", counted == 12, results["by_yaw"])
+    outside = [one["hair_outside"] for one in results["by_yaw"].values()]
+    check("crops hold the hair at every yaw", max(outside) < 0.05, outside)
+    refused = papermill("poses", out, tiny, {"dataset": "fasseg"})
+    check("V3 without its folder is refused", "data_dir is the folder that holds V3" in refused.stderr,
+          refused.stderr[-2000:])
+
+
 INSTALLED = """import faceseg.datasets
 from faceseg.face import DataError
 from faceseg.segmenter import FaceSegmenter, shipped_model
@@ -325,7 +340,7 @@ def test_benchmark():
 
 
 TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_landmarks, test_synthetic,
-         test_constants, test_benchmark)
+         test_constants, test_poses, test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()

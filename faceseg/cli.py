@@ -131,7 +131,7 @@ def fit_and_save(
     return {"model": out, "features": segmenter.features, "classifier": segmenter.model,
             "n_train": len(faces), "skipped": skipped}
 
-# %% ../nbs/25_cli.ipynb #01e309d8
+# %% ../nbs/25_cli.ipynb #7d9b7b9f
 @as_command(app, "train", print_trained, [
     "train faces --out model.safetensors",
     "train FASSEG-repository --dataset fasseg --folder V2 --out v2.safetensors",
@@ -146,11 +146,12 @@ def train(
     n_train: opt.NTrain = None,  # how many faces
     features: opt.Features = None,  # see `feature_bank`
     model: opt.Model = None,  # see `make_model`
-    frame: opt.Frame = None,  # see `FaceSegmenter`, like the next five
+    frame: opt.Frame = None,  # see `FaceSegmenter`, like the next six
     height: opt.Height = None,
     fraction: opt.Fraction = None,
     per_class: opt.PerClass = None,
     n_augmented: opt.NAugmented = None,
+    n_jittered: opt.NJittered = None,
     seed: opt.Seed = 0,
     n_trees: opt.NTrees = None,  # of rf and et
     n_workers: opt.Workers = None,  # threads; None for one a core
@@ -166,7 +167,7 @@ def train(
     out, skipped = check_new_file(Path(out), force), []
     segmenter = FaceSegmenter(**recipe(
         n_trees, n_workers, features=features, model=model, frame=frame, height=height, fraction=fraction,
-        per_class=per_class, n_augmented=n_augmented, seed=seed))
+        per_class=per_class, n_augmented=n_augmented, n_jittered=n_jittered, seed=seed))
     files = find_faces(data_dir, dataset, split, folder, n_train, segmenter.needs_landmarks, on_error,
                        skipped)
     return fit_and_save(segmenter, files, out, on_error, skipped)

@@ -6,7 +6,7 @@
 __all__ = ['CROP_WINDOW', 'SMOOTHING', 'UNSMOOTHED', 'FRAMES', 'resize_proba', 'crop_affine', 'smooth_for', 'crop_face',
            'ParsedFace', 'covered_box', 'uncrop', 'paste', 'check_frame', 'to_working_image', 'from_working_image']
 
-# %% ../nbs/07_crop.ipynb #437e3bcf
+# %% ../nbs/07_crop.ipynb #3df7c442
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .face import Face, apply_affine, resize_face, warp_face
-from .landmarks import canonical_frame
+from .landmarks import head_frame, steady_landmarks
 
 # %% ../nbs/07_crop.ipynb #089a8a6a
 def resize_proba(
@@ -26,18 +26,18 @@ def resize_proba(
     planes = np.moveaxis(proba, -1, 0)  # OpenCV resizes at most 4 channels at once
     return np.stack([cv2.resize(one, shape[::-1], interpolation=cv2.INTER_LINEAR) for one in planes], -1)
 
-# %% ../nbs/07_crop.ipynb #66c6fe86
-# left and right end, top and bottom end, in pupil distances; measured below
+# %% ../nbs/07_crop.ipynb #2c9aeed4
+# left and right end, top and bottom end, in units of the head's frame; measured below
 CROP_WINDOW = ((-2.3, 2.3), (-2.5, 2.6))
 
 def crop_affine(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels of the photograph
     height: int,  # of the crop, in pixels
 ) -> tuple[np.ndarray, tuple]:  # float64 (2, 3): photograph to crop, (x, y, 1) to (x, y); its (H, W)
-    "The similarity transform that takes a photograph to the crop round a face."
+    "The similarity transform that takes a photograph to the crop round a head."
     (left, right), (top, bottom) = CROP_WINDOW
-    unit = height / (bottom - top)  # pixels of the crop that are a pupil distance
-    affine = canonical_frame(landmarks) * unit
+    unit = height / (bottom - top)  # pixels of the crop that are a unit of the frame
+    affine = head_frame(landmarks) * unit
     affine[:, 2] -= [left * unit + 0.5, top * unit + 0.5]
     return affine, (height, round((right - left) * unit))
 
@@ -115,7 +115,7 @@ def paste(
     labels[parsed.top:parsed.top + h, parsed.left:parsed.left + w] = parsed.proba.argmax(-1)
     return labels
 
-# %% ../nbs/07_crop.ipynb #7be9fe9b
+# %% ../nbs/07_crop.ipynb #7f5e34f0
 FRAMES = ("image", "face")  # the whole photograph, or the crop round the face
 
 def check_frame(
@@ -132,7 +132,9 @@ def to_working_image(
            np.ndarray | None]:  # the face there; bool (H, W): pixels that the photograph has, None for all
     "Bring a photograph to the working image."
     check_frame(frame)
-    return crop_face(face, height) if frame == "face" else (resize_face(face, height), None)
+    if frame == "image": return resize_face(face, height), None
+    cropped, inside = crop_face(face, height)
+    return replace(cropped, landmarks=steady_landmarks(cropped.landmarks)[0]), inside
 
 def from_working_image(
     proba: np.ndarray,  # float32 (h, w, C), of the working image

@@ -8,7 +8,7 @@ __all__ = ['SPLINE_SMOOTHING', 'SPLINE_STEP', 'COORDINATES', 'SATURATIONS', 'OUT
            'signed_distance', 'outline_maps', 'to_lab', 'cheek_mask', 'skin_colour', 'gradient_maps', 'colour_maps',
            'context_maps']
 
-# %% ../nbs/09_facemaps.ipynb #eddab42d
+# %% ../nbs/09_facemaps.ipynb #51e5bfe6
 from functools import cache
 
 import cv2
@@ -17,20 +17,22 @@ from numba import njit
 from scipy.interpolate import RBFInterpolator
 
 from .face import apply_affine
-from .landmarks import AVERAGE_FACE, OUTLINES, canonical_frame, outlines, pupil_distance
+from .landmarks import AVERAGE_HEAD, OUTLINES, HeadPose, fit_head, head_frame, outlines
 
-# %% ../nbs/09_facemaps.ipynb #74bf8ac2
+# %% ../nbs/09_facemaps.ipynb #e8dba013
 SPLINE_SMOOTHING = 5e-3  # of the spline, in squared pupil distances
 SPLINE_STEP = 8  # pixels from one evaluated place to the next
-COORDINATES = ("frame_x", "frame_y", "average_x", "average_y")
+COORDINATES = ("frame_x", "frame_y", "average_x", "average_y", "yaw", "pitch")
 
 def average_coordinates(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
     shape: tuple[int, int],  # (H, W) of the image
-) -> np.ndarray:  # float32 (2, H, W): x and y in the average face, in pupil distances
-    "The thin-plate spline from this face to the average one, at every pixel."
-    (height, width), frame = shape, canonical_frame(landmarks)
-    spline = RBFInterpolator(apply_affine(frame, landmarks), AVERAGE_FACE, kernel="thin_plate_spline",
+    pose: HeadPose,  # of the landmarks
+) -> np.ndarray:  # float32 (2, H, W): x and y in the average head, in pupil distances
+    "The thin-plate spline from this face to the average head in the same pose, at every pixel."
+    (height, width), frame = shape, head_frame(landmarks, pose)
+    average = apply_affine(frame, pose.project(AVERAGE_HEAD))
+    spline = RBFInterpolator(apply_affine(frame, landmarks), average, kernel="thin_plate_spline",
                              smoothing=SPLINE_SMOOTHING)
     rows, cols = (np.arange(0, n + SPLINE_STEP, SPLINE_STEP) for n in shape)
     places = apply_affine(frame, np.stack(np.meshgrid(cols, rows), -1).reshape(-1, 2))
@@ -41,12 +43,15 @@ def average_coordinates(
 def coordinate_maps(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
     shape: tuple[int, int],  # (H, W) of the image
-) -> np.ndarray:  # float32 (4, H, W): COORDINATES, in pupil distances
-    "Coordinates of every pixel in the frame of the face, and in the average face."
+) -> np.ndarray:  # float32 (6, H, W): COORDINATES, in pupil distances; the angles in radians
+    "Coordinates of every pixel in the frame of the head and in the average head, and the head's pose."
+    pose = fit_head(landmarks)
     y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
-    in_frame = apply_affine(canonical_frame(landmarks), np.stack([x, y], -1))
+    in_frame = apply_affine(head_frame(landmarks, pose), np.stack([x, y], -1))
     plain = np.moveaxis(in_frame, -1, 0).astype(np.float32)
-    return np.concatenate([plain, average_coordinates(landmarks, shape)])
+    angles = np.deg2rad([pose.yaw, pose.pitch]).astype(np.float32)[:, None, None]
+    return np.concatenate([plain, average_coordinates(landmarks, shape, pose),
+                           np.broadcast_to(angles, (2, *shape))])
 
 # %% ../nbs/09_facemaps.ipynb #1ad5d10e
 @njit(nogil=True, cache=True)
@@ -72,7 +77,7 @@ def signed_distance(
             out[y, x] = -np.sqrt(nearest) if inside else np.sqrt(nearest)
     return out
 
-# %% ../nbs/09_facemaps.ipynb #1626107c
+# %% ../nbs/09_facemaps.ipynb #b149bf24
 # widths of the saturated distances, in pupil distances: about an eye's height, and a lid's
 SATURATIONS = (0.15, 0.04)
 
@@ -84,12 +89,12 @@ def outline_maps(
     shape: tuple[int, int],  # (H, W) of the image
 ) -> np.ndarray:  # float32 (30, H, W): OUTLINE_DISTANCES, in pupil distances
     "How far each pixel lies inside or outside each part."
-    unit = np.float32(pupil_distance(landmarks))
+    unit = np.float32(fit_head(landmarks).scale)
     plain = np.stack([signed_distance(outline, *shape) / unit for outline in outlines(landmarks).values()])
     return np.concatenate([plain, *(np.tanh(plain / np.float32(s)) for s in SATURATIONS)])
 
-# %% ../nbs/09_facemaps.ipynb #98688f3a
-CHEEKS_BELOW = 0.25  # y in the frame, in pupil distances, below which cheeks are taken: under the eyes
+# %% ../nbs/09_facemaps.ipynb #3ed269f4
+CHEEKS_BELOW = 0.25  # under the middle of the eyes, in pupil distances, from where on cheeks are taken
 
 def to_lab(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
@@ -108,8 +113,10 @@ def cheek_mask(
     for name in ("left eye", "right eye", "nose", "outer lips"):
         cv2.fillPoly(mask, [to_fixed(part[name])], 0, shift=4)
     x, y = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
-    below = apply_affine(canonical_frame(landmarks), np.stack([x, y], -1))[..., 1] > CHEEKS_BELOW
-    return (mask > 0) & below
+    pose = fit_head(landmarks)
+    frame = head_frame(landmarks, pose)
+    under_eyes = apply_affine(frame, np.stack([x, y], -1))[..., 1] - apply_affine(frame, pose.origin)[1]
+    return (mask > 0) & (under_eyes > CHEEKS_BELOW)
 
 def skin_colour(
     colours: np.ndarray,  # float32 (H, W, 3), from `to_lab`

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Photos', 'DataDir', 'Dataset', 'Folder', 'Out', 'Force', 'Workers', 'OnError', 'Seed', 'ModelOut', 'TrainSplit',
-           'NTrain', 'Features', 'Model', 'Frame', 'Height', 'Fraction', 'PerClass', 'NAugmented', 'NTrees',
-           'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'Landmarks', 'TestedModel', 'TestSplit', 'NTest', 'AsJson',
-           'Source', 'SourceLayout', 'Destination', 'NewSplit', 'NConverted', 'Start', 'Downloadable', 'DownloadFolder',
-           'NRendered', 'FirstSeed', 'Processes', 'make_app', 'as_command']
+           'NTrain', 'Features', 'Model', 'Frame', 'Height', 'Fraction', 'PerClass', 'NAugmented', 'NJittered',
+           'NTrees', 'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'Landmarks', 'TestedModel', 'TestSplit', 'NTest',
+           'AsJson', 'Source', 'SourceLayout', 'Destination', 'NewSplit', 'NConverted', 'Start', 'Downloadable',
+           'DownloadFolder', 'NRendered', 'FirstSeed', 'Processes', 'make_app', 'as_command']
 
 # %% ../nbs/24_options.ipynb #f6010cfb
 import functools
@@ -85,7 +85,7 @@ OnError = Annotated[Literal["raise", "skip"], option(
     default=True)]
 Seed = Annotated[int, option("For all that is drawn at random.", metavar="N", min=0, default=True)]
 
-# %% ../nbs/24_options.ipynb #ba3649de
+# %% ../nbs/24_options.ipynb #4aca420f
 ModelOut = Annotated[Path, option("The model file to write, such as model.safetensors.", metavar="FILE")]
 TrainSplit = Annotated[str, option(
     "The split to train on; of celebamask-hq there is only all.", metavar="NAME", default=True)]
@@ -104,6 +104,8 @@ Fraction = Annotated[float | None, option(
 PerClass = Annotated[int | None, option("Pixels of each class to train on, a face.", metavar="N", min=1)]
 NAugmented = Annotated[int | None, option(
     "Augmented copies of each face to train on, besides the face.", metavar="N", min=0)]
+NJittered = Annotated[int | None, option(
+    "Copies of each face with jittered landmarks to train on.", metavar="N", min=0)]
 NTrees = Annotated[int | None, option("Trees of a forest.", metavar="N", min=1)]
 ForceModel = Annotated[bool, option("Write over an existing model.", "--force")]
 

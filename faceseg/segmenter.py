@@ -27,7 +27,7 @@ from .features import feature_bank, feature_maps
 from .modelfile import read_model_file, write_model_file
 from .schema import LAPA, LabelSchema, class_id
 
-# %% ../nbs/18_segmenter.ipynb #10a5c393
+# %% ../nbs/18_segmenter.ipynb #694aec86
 class FaceSegmenter(BaseEstimator):
     "Semantic face segmentation: pixel features and a classifier."
     def __init__(self,
@@ -41,11 +41,13 @@ class FaceSegmenter(BaseEstimator):
         n_workers: int = 1,  # threads
         seed: int = 0,  # for all draws
         model_options: dict | None = None,  # more arguments of the classifier; of one of several, by name
-        frame: str = "image",  # the working image: "image", the photograph, or "face", a crop round the face
+        frame: str = "image",  # the working image: "image", the photograph, or "face", a crop round the head
+        n_jittered: int = 0,  # copies with jittered landmarks to train on, where landmarks are needed
     ):
         self.features, self.model, self.height, self.fraction = features, model, height, fraction
         self.per_class, self.n_augmented, self.class_weight = per_class, n_augmented, class_weight
         self.n_workers, self.seed, self.model_options, self.frame = n_workers, seed, model_options, frame
+        self.n_jittered = n_jittered
 
     @property
     def needs_landmarks(self): return self.frame == "face" or feature_bank(self.features).needs_landmarks
@@ -54,13 +56,13 @@ class FaceSegmenter(BaseEstimator):
         if hasattr(self, "classifier_"): return
         raise NotFittedError("this FaceSegmenter is not fitted yet; call fit(faces) first")
 
-# %% ../nbs/18_segmenter.ipynb #d8c87ea9
+# %% ../nbs/18_segmenter.ipynb #0f81bfcd
 @patch(as_prop=True)
 def parameters(self: FaceSegmenter):  # a `faceseg.sampling.SampleParameters`
     "The settings of the training rows."
     from faceseg.sampling import SampleParameters
     return SampleParameters(self.features, self.height, self.fraction, self.per_class, self.n_augmented,
-                            self.seed, self.frame)
+                            self.seed, self.frame, self.n_jittered)
 
 @patch(as_prop=True)
 def classifier_options(self: FaceSegmenter) -> dict:  # for `faceseg.classifiers.make_model`
