@@ -31,8 +31,8 @@ TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY feature
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
            per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
-           recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN photographs=PHOTOGRAPHS n_folds=N_FOLDS \
-           render=RENDER
+           recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN \
+           photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))
 given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
