@@ -7,13 +7,13 @@ __all__ = ['LANDMARKER_SHA256', 'RAYS', 'DIFFERENCES', 'MAX_FACES', 'SAME_FACE',
            'SMALLEST_TILE', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'average_differences',
            'correct_landmarks', 'detect', 'detect_or_fail', 'with_landmarks', 'check_detector']
 
-# %% ../nbs/06_detector.ipynb #a277ec4b
+# %% ../nbs/06_detector.ipynb #eed2c42b
 import functools
 import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,7 +177,7 @@ def _landmarker(
     threading._register_atexit(lambda: built.close() if os.getpid() == process else None)
     return built
 
-# %% ../nbs/06_detector.ipynb #900f1038
+# %% ../nbs/06_detector.ipynb #928aa5c7
 def _detect_once(
     view: np.ndarray,  # uint8 (H, W, 3), RGB
 ) -> list[np.ndarray]:  # float32 (106, 2) each, in the view's pixels
@@ -188,8 +188,8 @@ def _detect_once(
     faces = []
     for face in found.face_landmarks:
         mesh = np.array([(p.x, p.y) for p in face]) * view.shape[1::-1] - 0.5
-        try: faces.append(correct_landmarks(mesh_to_lapa(mesh)))
-        except DataError: pass  # the mesh is laid on something that is no face, inside out
+        with suppress(DataError):  # a mesh that is laid inside out, on something that is no face
+            faces.append(correct_landmarks(mesh_to_lapa(mesh)))
     return faces
 
 # %% ../nbs/06_detector.ipynb #1307aab4
