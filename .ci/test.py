@@ -312,8 +312,9 @@ def test_wheel():
     if done.returncode: return
     wheel = next((SCRATCH / "wheel").glob("faceseg-*.whl"))
     held = zipfile.ZipFile(wheel).namelist()
-    files = {"faceseg/models/demo.safetensors", "faceseg/models/demo.md", "faceseg/render/scene.py"}
-    check("the wheel holds the model, its card and the renderer", files <= set(held), held)
+    files = {"faceseg/models/demo.safetensors", "faceseg/models/demo.md", "faceseg/models/shape.safetensors",
+             "faceseg/render/scene.py"}
+    check("the wheel holds the models, the card and the renderer", files <= set(held), held)
     check("and no data", not [name for name in held if name.startswith("data/")], held)
     shutil.unpack_archive(wheel, site, "zip")
     done = run("python", "-c", INSTALLED, cwd=SCRATCH, PYTHONPATH=str(site))

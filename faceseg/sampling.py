@@ -133,15 +133,16 @@ class SampleParameters:
     @property
     def needs_landmarks(self): return self.frame == "face" or feature_bank(self.features).needs_landmarks
 
-# %% ../nbs/11_sampling.ipynb #aa7ef996
+# %% ../nbs/11_sampling.ipynb #8fd44736
 # the modules that decide what a sample holds
 SAMPLE_MODULES = ("schema", "face", "files", "landmarks", "detector", "crop", "descriptors", "facemaps",
                   "features", "sampling")
 
 def code_digest() -> str:  # 64 hexadecimal digits
-    "SHA-256 of the modules that decide what a sample set holds, and of the versions of what they call."
+    "SHA-256 of the modules and data that decide what a sample set holds, and of the versions they call."
     folder = Path(faceseg.__file__).parent
     modules = [(folder / f"{name}.py").read_text() for name in SAMPLE_MODULES]
+    modules.append(hashlib.sha256((folder / "models" / "shape.safetensors").read_bytes()).hexdigest())
     versions = [np.__version__, cv2.__version__, numba.__version__, PIL.__version__]
     return hashlib.sha256(json.dumps([modules, *versions]).encode()).hexdigest()
 
