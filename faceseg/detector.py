@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LANDMARKER_SHA256', 'RAYS', 'DIFFERENCES', 'MAX_FACES', 'SAME_FACE', 'SURROUNDINGS', 'UPRIGHT_BONUS', 'VIEWS',
-           'SMALLEST_TILE', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'average_differences',
-           'correct_landmarks', 'detect', 'detect_or_fail', 'with_landmarks', 'check_detector']
+           'SMALLEST_TILE', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'correct_landmarks', 'detect',
+           'detect_or_fail', 'with_landmarks', 'check_detector']
 
-# %% ../nbs/06_detector.ipynb #eed2c42b
+# %% ../nbs/06_detector.ipynb #53c73acd
 import functools
 import hashlib
 import os
@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 
 from .face import DataError, Face, apply_affine, check_image, mirror_landmarks
-from .landmarks import fit_head, resample_polyline
-from .schema import LANDMARK_MIRROR, LANDMARK_PARTS, N_LANDMARKS
+from .landmarks import fit_head, resample_polyline, unfold_half
+from .schema import LANDMARK_PARTS, N_LANDMARKS
 
 # %% ../nbs/06_detector.ipynb #59cb3480
 LANDMARKER_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
@@ -107,7 +107,7 @@ def mesh_to_lapa(
     for part, vertices in _VERTICES.items(): landmarks[list(LANDMARK_PARTS[part])] = points[list(vertices)]
     return landmarks.astype(np.float32)
 
-# %% ../nbs/06_detector.ipynb #7896fbc9
+# %% ../nbs/06_detector.ipynb #d298317a
 _DIFFERENCES_HALF = {  # number of the first point: (x, y) of it and of those that follow, in pupil distances
     0: [(-.02, -.02), (0, -.01), (.01, -.01), (.01, 0), (0, 0), (.01, 0), (.01, 0), (0, .01), (0, .02),
         (-.01, .03), (-.02, .03), (-.02, .04), (-.02, .05), (-.02, .05), (-.01, .04), (0, .03), (0, .02)],
@@ -122,23 +122,15 @@ _DIFFERENCES_HALF = {  # number of the first point: (x, y) of it and of those th
     96: [(-.01, .01), (-.03, .01), (0, .01)],
     102: [(0, .01), (-.02, -.02), (0, -.02)]}
 
-def average_differences() -> np.ndarray:  # float64 (106, 3), in pupil distances, as `AVERAGE_HEAD`; z is 0
-    "From the points read off the mesh to LaPa's, symmetric."
-    differences = np.full((N_LANDMARKS, 3), np.nan)
-    for first, half in _DIFFERENCES_HALF.items():
-        for k, (x, y) in enumerate(half, first):
-            differences[k] = x, y, 0
-            differences[LANDMARK_MIRROR[k]] = x if LANDMARK_MIRROR[k] == k else -x, y, 0
-    return differences
-
-DIFFERENCES = average_differences()
+# (106, 2): from the points read off the mesh to LaPa's, x and y of the head's axes
+DIFFERENCES = unfold_half(_DIFFERENCES_HALF)
 
 def correct_landmarks(
     landmarks: np.ndarray,  # float32 (106, 2), from `mesh_to_lapa`, in pixels
 ) -> np.ndarray:  # float32 (106, 2)
     "Add the mean differences between the mesh's points and LaPa's."
     pose = fit_head(landmarks)
-    return (landmarks + pose.scale * DIFFERENCES @ pose.rotation[:2].T).astype(np.float32)
+    return (landmarks + pose.scale * DIFFERENCES @ pose.rotation[:2, :2].T).astype(np.float32)
 
 # %% ../nbs/06_detector.ipynb #191c56f7
 _BUILDING = threading.Lock()
