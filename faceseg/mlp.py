@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'validation_mask', 'column_scale', 'Standardise', 'build_network', 'to_batch', 'weighted_loss',
-           'mean_loss', 'fold_standardisation', 'hog_kernel', 'hog_sums', 'coarse_sums', 'first_sums', 'dense_proba',
-           'MLP', 'check_network_arrays']
+           'mean_loss', 'fold_standardisation', 'hog_kernel', 'hog_sums', 'cell_sums', 'add_between_cells',
+           'dense_proba', 'MLP', 'check_network_arrays']
 
-# %% ../nbs/17_mlp.ipynb #df944fb0
+# %% ../nbs/17_mlp.ipynb #8777f87d
 from copy import deepcopy
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .backbone import cpu_threads
 from .convolution import convolve_dilated, in_threads
-from .descriptors import BLOCKS, CELL, ORIENTATIONS
+from .descriptors import BLOCKS, CELL, ORIENTATIONS, compiled
 from .features import COARSE, HOG_BLOCK, FeatureMaps, FeatureTable
 
 # %% ../nbs/17_mlp.ipynb #f6c0ee16
@@ -151,44 +151,49 @@ def hog_sums(
     with cpu_threads(n_workers):
         return nn.functional.conv2d(planes.bfloat16()[None], kernel.bfloat16(), dilation=CELL)[0].float()
 
-# %% ../nbs/17_mlp.ipynb #39aaecee
-def coarse_sums(
+# %% ../nbs/17_mlp.ipynb #d5359ce4
+def cell_sums(
     weight: torch.Tensor,  # (K, F), on the device that does the work
     maps: FeatureMaps,  # an image's feature maps
-    n_workers: int,  # CPU threads
-    block: int = 32,  # units at a time
-) -> torch.Tensor | None:  # float32 (K, H, W); None where the feature set has no coarse maps
-    "The sums of the first layer over the coarse columns."
-    table, (height, width) = maps.bank.table, maps.shape
+) -> list[tuple[int, np.ndarray]]:  # stride, and float32 (h, w, K), of each size of coarse maps
+    "The sums of the first layer over the coarse columns, at the cells."
+    table = maps.bank.table
     columns = np.flatnonzero(table.source == COARSE)
-    if not len(columns): return None
-    grids, sums = maps.maps.grids[table.channel[columns]], weight.new_zeros(len(weight), height, width)
-    sizes = [(size, columns[(grids[:, 1:] == size).all(1)]) for size in np.unique(grids[:, 1:], axis=0)]
-    for (step, h, w, stride), of_size in sizes:
-        starts = maps.maps.grids[table.channel[of_size], 0]
-        cells = torch.from_numpy(maps.maps.cells[starts[:, None] + step * np.arange(h * w)]).to(weight.device)
-        low = (weight[:, torch.from_numpy(of_size).to(weight.device)] @ cells).reshape(-1, h, w)
-
-        def add(first, low=low, stride=int(stride)):
-            part = slice(first, first + block)
-            high = nn.functional.interpolate(low[None, part], scale_factor=stride, mode="bilinear")[0]
-            sums[part] += high[:, :height, :width]
-
-        in_threads(add, range(0, len(weight), block), n_workers)
+    grids, sums = maps.maps.grids[table.channel[columns]], []
+    for size in np.unique(grids[:, 1:], axis=0):
+        step, height, width, stride = size.tolist()
+        of_size = (grids[:, 1:] == size).all(1)
+        starts = step * np.arange(height * width)[:, None] + grids[of_size, 0]
+        cells = torch.from_numpy(maps.maps.cells[starts]).to(weight.device)
+        products = cells @ weight[:, torch.from_numpy(columns[of_size]).to(weight.device)].T
+        sums.append((stride, products.reshape(height, width, -1).cpu().numpy()))
     return sums
 
-def first_sums(
-    weight: torch.Tensor,  # (K, F), on the device that does the work
-    maps: FeatureMaps,  # an image's feature maps
-    n_workers: int,  # CPU threads
-    precision: str,  # one of PRECISIONS
-) -> torch.Tensor | None:  # float32 (K, H, W); None where all columns are to be gathered
-    "The sums of the first layer over all columns that need not be gathered."
-    parts = hog_sums(weight, maps, n_workers, precision), coarse_sums(weight, maps, n_workers)
-    parts = [part for part in parts if part is not None]
-    return sum(parts[1:], parts[0]) if parts else None
+@compiled
+def add_between_cells(
+    sums: np.ndarray,  # float32 (h, w, K), at the cells
+    stride: int,  # pixels that a cell is wide and high
+    top: int,  # first row of the strip
+    total: np.ndarray,  # float32 (rows, W, K), of the strip, changed
+):
+    "Interpolate the sums at the pixels of a strip and add them."
+    height, width, n_units = sums.shape
+    blended = np.empty((width, n_units), sums.dtype)
+    for i in range(len(total)):
+        row = min(max((top + i + 0.5) / stride - 0.5, 0.0), height - 1.0)
+        first = int(row)
+        down, last = np.float32(row - first), min(first + 1, height - 1)
+        for j in range(width):
+            for k in range(n_units):
+                blended[j, k] = sums[first, j, k] + down * (sums[last, j, k] - sums[first, j, k])
+        for x in range(total.shape[1]):
+            column = min(max((x + 0.5) / stride - 0.5, 0.0), width - 1.0)
+            left = int(column)
+            across, right = np.float32(column - left), min(left + 1, width - 1)
+            for k in range(n_units):
+                total[i, x, k] += blended[left, k] + across * (blended[right, k] - blended[left, k])
 
-# %% ../nbs/17_mlp.ipynb #6ea4999c
+# %% ../nbs/17_mlp.ipynb #19435382
 def dense_proba(
     network: nn.Sequential,  # from `build_network`, trained, on the device that does the work
     maps: FeatureMaps,  # an image's feature maps
@@ -202,7 +207,7 @@ def dense_proba(
     proba = np.empty((height, width, network[-1].out_features), np.float32)
     with torch.no_grad():
         weight, bias = fold_standardisation(network)
-        sums = first_sums(weight, maps, n_workers, precision)
+        sums, coarse = hog_sums(weight, maps, n_workers, precision), cell_sums(weight, maps)
         weight = weight[:, torch.from_numpy(others).to(device)].contiguous()
 
         def finish(top):
@@ -211,8 +216,12 @@ def dense_proba(
             rows = torch.from_numpy(maps.rows(pixels, others)).to(device)
             if sums is None: start = bias[:, None].expand(-1, len(rows))
             else: start = sums[:, top:top + strip].flatten(1).add_(bias[:, None])
-            hidden = torch.addmm(start, weight, rows.T)  # (K, pixels)
-            probabilities = network[2:](hidden.T).softmax(-1)
+            hidden = torch.addmm(start, weight, rows.T).T  # (pixels, K)
+            if coarse:
+                total = np.zeros((n_rows, width, len(weight)), np.float32)
+                for stride, at_cells in coarse: add_between_cells(at_cells, stride, top, total)
+                hidden = hidden + torch.from_numpy(total).flatten(0, 1).to(device)
+            probabilities = network[2:](hidden).softmax(-1)
             proba[top:top + strip] = probabilities.cpu().numpy().reshape(n_rows, width, -1)
 
         in_threads(finish, range(0, height, strip), n_workers)
