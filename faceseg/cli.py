@@ -79,7 +79,7 @@ def find_landmarks(
                             batch)
     return process_photos(batch, work, "landmarks")
 
-# %% ../nbs/27_cli.ipynb #d5103b41
+# %% ../nbs/27_cli.ipynb #c02d1df0
 def settings_of(
     recipe: str,  # a key of RECIPES
     n_trees: int | None = None,  # of each forest
@@ -89,8 +89,10 @@ def settings_of(
     "A recipe, with some settings replaced."
     from joblib import cpu_count
 
+    from faceseg.prior import usable_prior
     from faceseg.segmenter import RECIPES, make_model
     settings = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
+    if given.get("prior") is None: settings["prior"] = usable_prior(settings.get("prior", "none"))
     make_model(settings["model"])  # an unknown name is refused before any work
     options = settings.get("model_options") or {}
     forests = [name for name in settings["model"].split("+") if name in ("rf", "et")]
@@ -100,7 +102,7 @@ def settings_of(
     return settings | {"fraction": settings["fraction"] or None, "model_options": options | trees,
                        "n_workers": n_workers or cpu_count()}
 
-# %% ../nbs/27_cli.ipynb #6fb0f7fd
+# %% ../nbs/27_cli.ipynb #895a4ae0
 def print_skipped(
     skipped: list[dict],  # {"name", "reason"} of each face that was left out
 ):
@@ -115,9 +117,10 @@ def print_trained(
     print_skipped(result["skipped"])
     size = result["model"].stat().st_size / 1000
     typer.echo(f"{result['model']}: recipe {result['recipe']} ({result['features']}, "
-               f"{result['classifier']}), trained on {result['n_train']} faces, {size:,.0f} kB")
+               f"{result['classifier']}, prior {result['prior']}), trained on {result['n_train']} faces, "
+               f"{size:,.0f} kB")
 
-# %% ../nbs/27_cli.ipynb #208196ba
+# %% ../nbs/27_cli.ipynb #3c7e82a1
 def fit_and_save(
     segmenter,  # a `FaceSegmenter`, not fitted
     files: list[FaceFiles],  # labelled faces
@@ -131,9 +134,10 @@ def fit_and_save(
     if not faces: raise_none_usable(files, skipped)
     segmenter.fit(faces).save(out)
     return {"model": out, "features": segmenter.features, "classifier": segmenter.model,
+            "prior": segmenter.prior,
             "n_train": len(faces), "skipped": skipped}
 
-# %% ../nbs/27_cli.ipynb #8b5609f3
+# %% ../nbs/27_cli.ipynb #8a9d02cf
 @as_command(app, "train", print_trained, [
     "train faces --out model.safetensors",
     "train FASSEG-repository --dataset fasseg --folder V2 --out v2.safetensors",
@@ -163,7 +167,7 @@ def train(
     n_workers: opt.Workers = None,  # threads; None for one a core
     on_error: opt.OnError = "raise",  # "raise" or "skip"
     force: opt.ForceModel = False,  # whether to overwrite
-) -> dict:  # model (Path), recipe, features, classifier, n_train, skipped ({"name", "reason"} each)
+) -> dict:  # model (Path), recipe, features, classifier, prior, n_train, skipped ({"name", "reason"} each)
     """Train on labelled faces and write a model file.
 
     Faces without landmarks get detected ones where the features need them (pip install
