@@ -133,10 +133,10 @@ class SampleParameters:
     @property
     def needs_landmarks(self): return self.frame == "face" or feature_bank(self.features).needs_landmarks
 
-# %% ../nbs/12_sampling.ipynb #8fd44736
+# %% ../nbs/12_sampling.ipynb #42ff610f
 # the modules that decide what a sample holds
 SAMPLE_MODULES = ("schema", "face", "files", "landmarks", "detector", "crop", "descriptors", "facemaps",
-                  "features", "sampling")
+                  "backbone", "features", "sampling")
 
 def code_digest() -> str:  # 64 hexadecimal digits
     "SHA-256 of the modules and data that decide what a sample set holds, and of the versions they call."
