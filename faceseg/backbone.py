@@ -166,13 +166,13 @@ def coarse_value(
              + across * cells[start + step * (below * width + right)])
     return np.float32((1 - down) * upper + down * lower)
 
-# %% ../nbs/10_backbone.ipynb #8d30bc41
+# %% ../nbs/10_backbone.ipynb #7a5f1148
 @dataclass(frozen=True)
 class CoarseGroup:
     "Columns that are read between the cells of coarse maps of an image."
     name: str  # of the group
     maps: Callable  # image uint8 (H, W, 3) -> a list of float32 (h, w, channels), one a stride
-    strides: tuple[int, ...]  # pixels that a cell is wide and high; h is at least H / stride
+    strides: tuple[int, ...]  # pixels that a cell is wide and high; h = ceil(H / stride)
     channels: tuple[int, ...]  # maps at each stride
     check: Callable = lambda: None  # raises ImportError or DataError where `maps` cannot be computed
     needs_landmarks = False

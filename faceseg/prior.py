@@ -6,27 +6,36 @@
 __all__ = ['PRIORS', 'PRIOR_FRACTION', 'PRIOR_PER_CLASS', 'PRIOR_N_AUGMENTED', 'check_prior', 'usable_prior', 'cache_folder',
            'rendered_samples', 'with_prior']
 
-# %% ../nbs/13_prior.ipynb #9e05346e
+# %% ../nbs/13_prior.ipynb #78c2c36d
 import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from .datasets import demo_folder, list_faces
 from .face import DataError
-from .sampling import SampleParameters, Samples, read_samples, write_samples
+from .features import feature_bank
+from .files import read_faces
+from faceseg.sampling import (
+    SampleParameters,
+    Samples,
+    join_samples,
+    read_samples,
+    sample_faces,
+    write_samples,
+)
 from .schema import LAPA, LabelSchema, remap_table
 
-# %% ../nbs/13_prior.ipynb #a5505cf3
+# %% ../nbs/13_prior.ipynb #6ac00b84
 PRIORS = ("none", "rendered")
 PRIOR_FRACTION, PRIOR_PER_CLASS, PRIOR_N_AUGMENTED = 0.002, 25, 1  # a face; the recipe draws 7 times more
 
 def check_prior(
     prior: str,  # to be one of PRIORS
+    weight: float,  # to be above 0
 ):
-    "Raise ValueError where there is no such prior."
+    "Raise ValueError where there is no such prior, or no such weight of photographs."
     if prior not in PRIORS: raise ValueError(f"prior is one of {', '.join(PRIORS)}; found {prior!r}")
+    if not weight > 0: raise ValueError(f"prior_weight is above 0, found {weight}")
 
 def usable_prior(
     prior: str,  # one of PRIORS
@@ -49,24 +58,19 @@ def rendered_samples(
     "The rows of the rendered training faces, gathered once and then read."
     few = replace(parameters, fraction=PRIOR_FRACTION, per_class=PRIOR_PER_CLASS,
                   n_augmented=PRIOR_N_AUGMENTED)
-    return read_samples(write_samples(list_faces("demo", split="train")[:n or None], few,
-                                      cache_folder() / "samples", n_workers))
+    files = list_faces("demo", split="train")[:n or None]
+    if feature_bank(parameters.features).custom: return sample_faces([*read_faces(files)], few, n_workers)
+    return read_samples(write_samples(files, few, cache_folder() / "samples", n_workers))
 
-# %% ../nbs/13_prior.ipynb #3a4549d9
+# %% ../nbs/13_prior.ipynb #6aea3c49
 def with_prior(
     samples: Samples,  # of photographs
     prior: Samples,  # of rendered faces, in LaPa's classes
     schema: LabelSchema,  # of the photographs
     weight: float,  # of a photograph's row against a rendered face's, above 0
-) -> Samples:  # the photographs' rows first; rendered faces are numbered after the photographs
+) -> Samples:  # the photographs' rows first, weights of mean 1
     "Rows of photographs and of rendered faces as one set."
-    if not weight > 0: raise ValueError(f"the weight of photographs is above 0, found {weight}")
-    if samples.rows.shape[1] != prior.rows.shape[1]:
-        raise ValueError(f"rows of photographs have {samples.rows.shape[1]} columns, those of rendered faces "
-                         f"{prior.rows.shape[1]}: they were gathered with different feature sets")
     labels = prior.labels if schema == LAPA else remap_table(LAPA, schema)[prior.labels]
-    ones = [np.ones(len(one), np.float32) if one.weights is None else one.weights for one in (samples, prior)]
-    weights = np.concatenate([weight * ones[0], ones[1]])
-    images = np.concatenate([samples.images, prior.images + samples.images.max() + 1])
-    return Samples(np.concatenate([samples.rows, prior.rows]), np.concatenate([samples.labels, labels]),
-                   images, len(schema), weights / weights.mean())
+    joined = join_samples([samples, replace(prior, labels=labels)])
+    joined.weights[:len(samples)] *= weight
+    return replace(joined, weights=joined.weights / joined.weights.mean())

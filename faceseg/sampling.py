@@ -6,8 +6,8 @@
 __all__ = ['AUGMENT_SCALE', 'AUGMENT_SHIFT', 'LIGHT_SPREAD', 'TINT_SPREAD', 'JITTER_NOISE', 'JITTER_SHIFT', 'JITTER_SCALE',
            'JITTER_TURN', 'SAMPLE_MODULES', 'CLASS_WEIGHTS', 'choose_pixels', 'sampling_weights', 'relight',
            'augment_face', 'jitter_landmarks', 'SampleParameters', 'code_digest', 'sample_set_name', 'sample_image',
-           'sample_face', 'class_weights', 'Samples', 'join_shards', 'sample_in_threads', 'sample_faces', 'write_shard',
-           'write_sample_manifest', 'write_samples', 'read_samples']
+           'sample_face', 'class_weights', 'Samples', 'join_shards', 'join_samples', 'sample_in_threads',
+           'sample_faces', 'write_shard', 'write_sample_manifest', 'write_samples', 'read_samples']
 
 # %% ../nbs/12_sampling.ipynb #d7a45faa
 import hashlib
@@ -241,7 +241,7 @@ class Samples:
         weights = None if self.weights is None else self.weights[mask]
         return Samples(self.rows[mask], self.labels[mask], self.images[mask], self.n_classes, weights)
 
-# %% ../nbs/12_sampling.ipynb #88418512
+# %% ../nbs/12_sampling.ipynb #a667505f
 def join_shards(
     shards: list,  # mappings with `rows` and `labels`: dictionaries, or open .npz files
     n_columns: int,  # F
@@ -256,6 +256,21 @@ def join_shards(
     weights = np.concatenate([shard["weights"] for shard in shards]) if "weights" in shards[0] else None
     return Samples(rows, np.concatenate(labels), images, n_classes, weights)
 
+def join_samples(
+    parts: list[Samples],  # of one feature set and one schema
+) -> Samples:  # all their rows; the faces of later parts are numbered after those of earlier ones
+    "Join sample sets."
+    if len(widths := {part.rows.shape[1] for part in parts}) > 1:
+        raise ValueError(f"sample sets of {' and '.join(map(str, sorted(widths)))} columns cannot be joined: "
+                         "they were gathered with different feature sets")
+    starts = np.cumsum([0, *(part.images.max() + 1 for part in parts)])
+    weights = [np.ones(len(part), np.float32) if part.weights is None else part.weights for part in parts]
+    return Samples(np.concatenate([part.rows for part in parts]),
+                   np.concatenate([part.labels for part in parts]),
+                   np.concatenate([part.images + start for part, start in zip(parts, starts)]),
+                   parts[0].n_classes, np.concatenate(weights))
+
+# %% ../nbs/12_sampling.ipynb #71c5e0de
 def sample_in_threads(
     function,  # of one job's arguments
     jobs: list[tuple],  # the arguments of each

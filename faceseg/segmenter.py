@@ -77,7 +77,7 @@ def classifier_options(self: FaceSegmenter) -> dict:  # for `faceseg.classifiers
     common = {"class_weight": self.class_weight, "n_workers": self.n_workers, "seed": self.seed}
     return common | (self.model_options or {})
 
-# %% ../nbs/20_segmenter.ipynb #d6ad6667
+# %% ../nbs/20_segmenter.ipynb #166194ff
 @patch
 def _with_prior(self: FaceSegmenter,
     samples,  # of photographs, a `faceseg.sampling.Samples`
@@ -85,7 +85,7 @@ def _with_prior(self: FaceSegmenter,
 ):  # the same, or with the rows of rendered faces
     "Add the prior's rows."
     from faceseg.prior import check_prior, rendered_samples, with_prior
-    check_prior(self.prior)
+    check_prior(self.prior, self.prior_weight)
     if self.prior == "none": return samples
     return with_prior(samples, rendered_samples(self.parameters, self.n_workers), schema, self.prior_weight)
 
@@ -110,15 +110,17 @@ def fit_samples(self: FaceSegmenter,
     self.provenance_ = (trained_on or {}) | counts
     return self
 
-# %% ../nbs/20_segmenter.ipynb #f88dd5de
+# %% ../nbs/20_segmenter.ipynb #561d1b0c
 @patch
 def fit(self: FaceSegmenter,
     faces: list[Face],  # faces with labels, all of one schema
     prior: str | None = None,  # "rendered" or "none", to replace the setting
 ) -> FaceSegmenter:  # itself
     "Fit on labelled faces."
-    if prior is not None: self.prior = prior
+    from faceseg.prior import check_prior
     from faceseg.sampling import sample_faces
+    if prior is not None: self.prior = prior
+    check_prior(self.prior, self.prior_weight)  # before the work of sampling
     digest = hashlib.sha256()
     for face in faces:
         digest.update(face.image.tobytes() + (b"" if face.labels is None else face.labels.tobytes()))
