@@ -86,7 +86,7 @@ OnError = Annotated[Literal["raise", "skip"], option(
     default=True)]
 Seed = Annotated[int, option("For all that is drawn at random.", metavar="N", min=0, default=True)]
 
-# %% ../nbs/28_options.ipynb #00afd177
+# %% ../nbs/28_options.ipynb #12df86c9
 ModelOut = Annotated[Path, option("The model file to write, such as model.safetensors.", metavar="FILE")]
 TrainSplit = Annotated[str, option(
     "The split to train on; of celebamask-hq there is only all.", metavar="NAME", default=True)]
@@ -102,7 +102,7 @@ PriorWeight = Annotated[float | None, option(
 Refine = Annotated[Literal["none", "crf"] | None, option(
     "crf: let hair, skin and background agree with the picture's edges and colours; none: as classified.")]
 Features = Annotated[str | None, option(
-    "The feature set: khan2015, lapaseg, faceseg2026, surroundings, or groups, joined by +: hsv32+hog+location.",
+    "The feature set: khan2015, lapaseg, faceseg2026, surroundings or groups, joined by +: hsv32+hog.",
     metavar="NAME")]
 Model = Annotated[str | None, option(
     "The classifier: rf (random forest), et (extremely randomised trees), mlp (neural network), or several "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REDUCE', 'TENSOR_SIGMAS', 'OCTAVES', 'POOLS', 'FACE_POINT', 'TEXTURES', 'PLACES', 'PLACE_SIGMAS', 'LIGHTNESS_WEIGHT',
            'REFERENCES', 'COLOUR_BINS', 'COLOUR_LOW', 'COLOUR_SPAN', 'RARE', 'RATIO_SIGMA', 'RATIOS', 'BORDERS',
-           'blurred', 'places_in_frame', 'tensor_maps', 'texture_maps', 'reference_maps', 'border_regions',
+           'softened', 'places_in_frame', 'tensor_maps', 'texture_maps', 'reference_maps', 'border_regions',
            'colour_indices', 'log_frequencies', 'border_maps']
 
 # %% ../nbs/10_surroundings.ipynb #d0e81aa2
@@ -17,10 +17,10 @@ from .face import apply_affine
 from .facemaps import cheek_mask, to_lab
 from .landmarks import head_frame
 
-# %% ../nbs/10_surroundings.ipynb #4628b235
+# %% ../nbs/10_surroundings.ipynb #b9f0e714
 REDUCE = ((12, 4), (5, 2))  # smoothing from which a map is reduced first, in pixels, and how many times
 
-def blurred(
+def softened(
     plane: np.ndarray,  # float32 (H, W)
     sigma: float,  # standard deviation of the filter, in pixels
 ) -> np.ndarray:  # float32 (H, W)
@@ -32,7 +32,7 @@ def blurred(
     reduced = cv2.GaussianBlur(cv2.resize(plane, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / times)
     return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR)
 
-# %% ../nbs/10_surroundings.ipynb #fffd7ba5
+# %% ../nbs/10_surroundings.ipynb #93d965fc
 TENSOR_SIGMAS = (2, 5, 12, 24)  # of the neighbourhoods, in pixels
 OCTAVES, POOLS = (1, 2, 4, 8), (6, 18)  # finer filter of each octave; averages of its energy; in pixels
 FACE_POINT = (0.0, 0.3)  # of the head's frame, from where directions are taken
@@ -60,8 +60,8 @@ def tensor_maps(
     angle = 2 * (np.arctan2(away[..., 1], away[..., 0]) - np.float32(turn))
     cosine, sine, maps = np.cos(angle), np.sin(angle), []
     for sigma in TENSOR_SIGMAS:
-        a, b = blurred(across ** 2 - along ** 2, sigma), blurred(2 * across * along, sigma)
-        energy = blurred(across ** 2 + along ** 2, sigma) + 1  # 1: a grey level's noise has no direction
+        a, b = softened(across ** 2 - along ** 2, sigma), softened(2 * across * along, sigma)
+        energy = softened(across ** 2 + along ** 2, sigma) + 1  # 1: a grey level's noise has no direction
         maps += [np.hypot(a, b) / energy, np.log(energy),
                  (a * cosine + b * sine) / energy, (b * cosine - a * sine) / energy]
     return maps
@@ -74,8 +74,8 @@ def texture_maps(
     lightness = to_lab(image)[..., 0]
     maps = tensor_maps(lightness, landmarks)
     for octave in OCTAVES:
-        energy = (blurred(lightness, octave) - blurred(lightness, 2 * octave)) ** 2
-        maps += [np.log(blurred(energy, pool) + np.float32(0.1)) for pool in POOLS]
+        energy = (softened(lightness, octave) - softened(lightness, 2 * octave)) ** 2
+        maps += [np.log(softened(energy, pool) + np.float32(0.1)) for pool in POOLS]
     return np.stack(maps)
 
 # %% ../nbs/10_surroundings.ipynb #cec9c2f3
@@ -100,7 +100,7 @@ def reference_maps(
     maps = [np.sqrt(((near - wide[y, x]) ** 2).sum(-1)) for y, x in zip(rows, columns)]
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
 
-# %% ../nbs/10_surroundings.ipynb #f7241a19
+# %% ../nbs/10_surroundings.ipynb #23c7e76e
 COLOUR_BINS = (16, 20, 20)  # of lightness, a and b
 COLOUR_LOW, COLOUR_SPAN = (0, -60, -60), (100, 120, 120)  # of CIELAB; colours of faces lie within
 RARE, RATIO_SIGMA = 1e-5, 4  # frequency added to all colours; smoothing of the second maps, in pixels
@@ -143,5 +143,5 @@ def border_maps(
     colours = {name: log_frequencies(indices[mask]) for name, mask in masks}
     for a, b in RATIOS:
         ratio = (colours[a] - colours[b])[indices].astype(np.float32)
-        maps += [ratio, blurred(ratio, RATIO_SIGMA)]
+        maps += [ratio, softened(ratio, RATIO_SIGMA)]
     return np.stack(maps)
