@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'validation_mask', 'column_scale', 'Standardise', 'build_network', 'to_batch', 'weighted_loss',
            'mean_loss', 'fold_standardisation', 'hog_kernel', 'hog_sums', 'cell_sums', 'add_between_cells',
-           'prepare_network', 'dense_proba', 'MLP', 'check_network_arrays']
+           'prepare_network', 'dense_proba', 'MLP', 'copy_layers', 'check_network_arrays']
 
 # %% ../nbs/18_mlp.ipynb #bbb9b14d
 from collections.abc import Callable
@@ -294,7 +294,28 @@ def _train_epoch(self: MLP,
         losses.append(loss.item())
     return float(np.mean(losses))
 
-# %% ../nbs/18_mlp.ipynb #75e6651b
+# %% ../nbs/18_mlp.ipynb #95555c07
+def copy_layers(
+    network: nn.Sequential,  # from `build_network`, changed
+    arrays: dict[str, np.ndarray],  # from `MLP.arrays`
+):
+    "Take over the weights of each linear layer whose shape agrees."
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        for k, layer in enumerate(linear):
+            if np.shape(arrays.get(f"weight{k}")) != tuple(layer.weight.shape): continue
+            layer.weight.copy_(torch.from_numpy(arrays[f"weight{k}"].copy()))
+            layer.bias.copy_(torch.from_numpy(arrays[f"bias{k}"].copy()))
+
+@patch
+def start_from(self: MLP,
+    arrays: dict[str, np.ndarray],  # of a network for the same columns, from `arrays`
+) -> MLP:  # itself, not fitted
+    "Let training begin from another network."
+    self.start_ = arrays
+    return self
+
+# %% ../nbs/18_mlp.ipynb #e2eb2a05
 @patch
 def _train(self: MLP,
     samples,  # training rows, a `faceseg.sampling.Samples`
@@ -303,8 +324,10 @@ def _train(self: MLP,
     weights: torch.Tensor,  # float32 (N,), of all rows
 ):
     "Train a network; sets `network_`, `best_epoch_` and `history_`, the losses of each pass."
-    scale = column_scale(samples.rows[learn])
+    start = getattr(self, "start_", {})
+    scale = (start["mean"], start["scale"]) if start else column_scale(samples.rows[learn])
     network = build_network(*scale, tuple(self.hidden), samples.n_classes, self.seed, self.dropout)
+    copy_layers(network, start)
     network = network.to(self._device)
     optimiser = torch.optim.AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
     n_steps, cycle = (self.epochs or 0) * -(-len(learn) // self.batch), None
@@ -382,7 +405,7 @@ def check_network_arrays(
         if not np.isfinite(arrays[name]).all() or (name == "scale" and not (arrays[name] > 0).all()):
             raise ValueError(f"array {name!r} of a network holds numbers that no training gives")
 
-# %% ../nbs/18_mlp.ipynb #288e8d59
+# %% ../nbs/18_mlp.ipynb #6cc493a6
 @patch(cls_method=True)
 def from_arrays(cls: MLP,
     arrays: dict[str, np.ndarray],  # from `arrays`
@@ -394,10 +417,6 @@ def from_arrays(cls: MLP,
     mlp = cls(**options)
     check_network_arrays(arrays, [n_columns, *mlp.hidden, n_classes])
     network = build_network(arrays["mean"], arrays["scale"], tuple(mlp.hidden), n_classes, 0, mlp.dropout)
-    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    with torch.no_grad():
-        for k, layer in enumerate(linear):
-            layer.weight.copy_(torch.from_numpy(arrays[f"weight{k}"].copy()))
-            layer.bias.copy_(torch.from_numpy(arrays[f"bias{k}"].copy()))
+    copy_layers(network, arrays)
     mlp.network_, mlp.n_classes_ = network.to(mlp._device).eval(), n_classes
     return mlp
