@@ -192,7 +192,7 @@ def add_between_cells(
             total[n, k] += (a * sums[upper, left, k] + b * sums[upper, right, k]
                             + c * sums[lower, left, k] + d * sums[lower, right, k])
 
-# %% ../nbs/18_mlp.ipynb #1366b4e7
+# %% ../nbs/18_mlp.ipynb #13380d89
 def prepare_network(
     network: nn.Sequential,  # from `build_network`, trained, on the device that does the work
     maps: FeatureMaps,  # an image's feature maps
@@ -213,8 +213,7 @@ def prepare_network(
         for stride, at_cells in coarse: add_between_cells(at_cells, stride, pixels, start)
         start = torch.from_numpy(start).to(device).add_(bias)
         if sums is not None: start += sums[:, pixels[:, 0], pixels[:, 1]].T
-        rows = torch.from_numpy(maps.rows(pixels, others)).to(device)
-        hidden = torch.addmm(start, rows, weight.T)  # (pixels, K)
+        hidden = torch.addmm(start, torch.from_numpy(maps.rows(pixels, others)).to(device), weight.T)
         proba[tuple(pixels.T)] = network[2:](hidden).softmax(-1).cpu().numpy()
 
     def traverse(wanted, proba):
@@ -238,7 +237,7 @@ def dense_proba(
     traverse = prepare_network(network, maps, n_workers, precision)
     return coarse_to_fine(traverse, maps.shape, network[-1].out_features, step, margin)
 
-# %% ../nbs/18_mlp.ipynb #895b1c98
+# %% ../nbs/18_mlp.ipynb #ce716393
 class MLP(BaseEstimator):
     "Multi-layer perceptron over pixel features."
     def __init__(self,
@@ -260,8 +259,7 @@ class MLP(BaseEstimator):
     ):
         self.hidden, self.learning_rate, self.weight_decay = hidden, learning_rate, weight_decay
         self.batch, self.max_epochs, self.patience, self.epochs = batch, max_epochs, patience, epochs
-        self.dropout = dropout
-        self.class_weight, self.precision, self.device = class_weight, precision, device
+        self.dropout, self.class_weight, self.precision, self.device = dropout, class_weight, precision, device
         self.step, self.margin, self.n_workers, self.seed = step, margin, n_workers, seed
 
     @property
