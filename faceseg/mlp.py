@@ -237,7 +237,7 @@ def dense_proba(
     traverse = prepare_network(network, maps, n_workers, precision)
     return coarse_to_fine(traverse, maps.shape, network[-1].out_features, step, margin)
 
-# %% ../nbs/18_mlp.ipynb #51842f03
+# %% ../nbs/18_mlp.ipynb #63c1bff2
 class MLP(BaseEstimator):
     "Multi-layer perceptron over pixel features."
     def __init__(self,
@@ -259,8 +259,8 @@ class MLP(BaseEstimator):
     ):
         self.hidden, self.learning_rate, self.weight_decay = hidden, learning_rate, weight_decay
         self.batch, self.max_epochs, self.patience, self.epochs = batch, max_epochs, patience, epochs
-        self.class_weight, self.precision, self.device = class_weight, precision, device
-        self.dropout, self.step, self.margin, self.n_workers, self.seed = dropout, step, margin, n_workers, seed
+        self.class_weight, self.precision, self.device, self.seed = class_weight, precision, device, seed
+        self.dropout, self.step, self.margin, self.n_workers = dropout, step, margin, n_workers
 
     @property
     def _device(self):

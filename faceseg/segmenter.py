@@ -87,7 +87,7 @@ def classifier_options(self: FaceSegmenter) -> dict:  # for `faceseg.classifiers
     common = {"class_weight": self.class_weight, "n_workers": self.n_workers, "seed": self.seed}
     return common | (self.model_options or {})
 
-# %% ../nbs/22_segmenter.ipynb #dc3b9383
+# %% ../nbs/22_segmenter.ipynb #64fa40a3
 @patch
 def _with_prior(self: FaceSegmenter,
     samples,  # of photographs, a `faceseg.sampling.Samples`
@@ -119,6 +119,7 @@ def _make_classifier(self: FaceSegmenter) -> tuple:  # the classifier, and the S
     if arrays: networks[0].start_from(arrays)
     return classifier, digest
 
+# %% ../nbs/22_segmenter.ipynb #47a2ab56
 @patch
 def fit_samples(self: FaceSegmenter,
     samples,  # training rows of this segmenter's feature set, a `faceseg.sampling.Samples`
