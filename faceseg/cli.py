@@ -137,7 +137,7 @@ def fit_and_save(
             "prior": segmenter.prior,
             "n_train": len(faces), "skipped": skipped}
 
-# %% ../nbs/29_cli.ipynb #5a2dd911
+# %% ../nbs/29_cli.ipynb #13887ae6
 @as_command(app, "train", print_trained, [
     "train faces --out model.safetensors",
     "train FASSEG-repository --dataset fasseg --folder V2 --out v2.safetensors",
@@ -150,7 +150,7 @@ def train(
     folder: opt.Folder = "",  # of fasseg
     split: opt.TrainSplit = "train",  # its name
     n_train: opt.NTrain = None,  # how many faces
-    recipe: opt.Recipe = None,  # "classical" or "deep"; None: the best for what is given
+    recipe: opt.Recipe = None,  # "classical", "deep" or "fast"; None: the best for what is given
     prior: opt.Prior = None,  # "none" or "rendered"; None: the recipe's
     prior_weight: opt.PriorWeight = None,  # of a photograph's row against a rendered face's
     refine: opt.Refine = None,  # "none" or "crf"
@@ -183,18 +183,18 @@ def train(
                        skipped)
     return {"recipe": recipe} | fit_and_save(segmenter, files, out, on_error, skipped)
 
-# %% ../nbs/29_cli.ipynb #f19ae608
-SHIPPED = "demo"  # stands for the model that ships with the package
+# %% ../nbs/29_cli.ipynb #45ff5f94
+SHIPPED = "demo"  # the shipped model that is used unless another is named
 
 def load_model(
-    path: str | Path,  # a model file, or SHIPPED
+    path: str | Path,  # a model file, or the name of a shipped one
     n_workers: int | None = None,  # threads; None for one a core
 ):  # a `FaceSegmenter`, ready to predict
     "Load a model, to run on this machine's cores."
     from joblib import cpu_count
 
-    from faceseg.segmenter import FaceSegmenter, shipped_model
-    file = shipped_model() if str(path) == SHIPPED else path
+    from faceseg.segmenter import SHIPPED_MODELS, FaceSegmenter, shipped_model
+    file = shipped_model(str(path)) if str(path) in SHIPPED_MODELS else path
     segmenter = FaceSegmenter.load(file, n_workers or cpu_count())
     segmenter.check()
     return segmenter

@@ -86,15 +86,15 @@ OnError = Annotated[Literal["raise", "skip"], option(
     default=True)]
 Seed = Annotated[int, option("For all that is drawn at random.", metavar="N", min=0, default=True)]
 
-# %% ../nbs/28_options.ipynb #12df86c9
+# %% ../nbs/28_options.ipynb #f2468064
 ModelOut = Annotated[Path, option("The model file to write, such as model.safetensors.", metavar="FILE")]
 TrainSplit = Annotated[str, option(
     "The split to train on; of celebamask-hq there is only all.", metavar="NAME", default=True)]
 NTrain = Annotated[int | None, option("Train on the first N faces; by default on all.", metavar="N", min=1)]
-Recipe = Annotated[Literal["classical", "deep"] | None, option(
-    "The settings: classical, or deep (features of a frozen network, and rendered faces as training data; "
-    "pip install 'faceseg[deep]'). By default deep where it is installed and no features, model or frame "
-    "are given, else classical.")]
+Recipe = Annotated[Literal["classical", "deep", "fast"] | None, option(
+    "The settings: classical, deep (with the features of a frozen network; pip install 'faceseg[deep]') or "
+    "fast (classical without trees and refinement). By default deep where it is installed and no features, "
+    "model or frame are given, else classical.")]
 Prior = Annotated[Literal["none", "rendered"] | None, option(
     "rendered: train on the embedded rendered faces besides the photographs; none: on photographs alone.")]
 PriorWeight = Annotated[float | None, option(
@@ -120,10 +120,10 @@ NJittered = Annotated[int | None, option(
 NTrees = Annotated[int | None, option("Trees of a forest.", metavar="N", min=1)]
 ForceModel = Annotated[bool, option("Write over an existing model.", "--force")]
 
-# %% ../nbs/28_options.ipynb #5de94929
+# %% ../nbs/28_options.ipynb #f65b26c6
 ModelFile = Annotated[Path, option(
-    "A model file that faceseg train wrote; demo is the one that ships with faceseg.", metavar="FILE",
-    default=True)]
+    "A model file that faceseg train wrote; demo and deep ship with faceseg, deep needs faceseg[deep].",
+    metavar="FILE", default=True)]
 Parsed = Annotated[Path, option("The folder for the results; it is made.", metavar="DIR", default=True)]
 Proba = Annotated[bool, option("Also write the class probabilities, as .npz.", "--proba")]
 Landmarks = Annotated[Path | None, option(
