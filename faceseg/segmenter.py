@@ -226,7 +226,7 @@ def score(self: FaceSegmenter,
     right = [self.predict(face.image, face.landmarks) == face.labels for face in faces]
     return float(sum(one.sum() for one in right) / sum(one.size for one in right))
 
-# %% ../nbs/22_segmenter.ipynb #a462f9ef
+# %% ../nbs/22_segmenter.ipynb #3ee10e12
 CLASSICAL = {
     "features": "faceseg2026+surroundings", "frame": "face", "height": 408,
     "fraction": 0.015, "per_class": 150, "n_augmented": 2, "prior": "rendered", "refine": "crf",
@@ -236,7 +236,7 @@ CLASSICAL = {
         "mlp": {"hidden": [256, 128], "learning_rate": 2e-3, "weight_decay": 1e-2, "batch": 512, "epochs": 6,
                 "dropout": 0.3, "step": 4}}}
 ONE_NETWORK = {"model": "mlp", "model_options": {"mlp": CLASSICAL["model_options"]["mlp"]}}
-DEEP = CLASSICAL | ONE_NETWORK | {"features": "faceseg2026+surroundings+imagenet", "refine": "none"}
+DEEP = CLASSICAL | ONE_NETWORK | {"features": "faceseg2026+surroundings+imagenet"}
 FAST = CLASSICAL | ONE_NETWORK | {"refine": "none"}
 RECIPES = {"classical": CLASSICAL, "deep": DEEP, "fast": FAST}
 DEFAULT_RECIPE = CLASSICAL  # the one of the studies
