@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['REFINEMENTS', 'CRF_CLASSES', 'CELL_XY', 'CELL_RGB', 'BILATERAL_WEIGHT', 'GAUSSIAN_WEIGHT', 'GAUSSIAN_SIGMA',
-           'N_STEPS', 'LEAST', 'BilateralGrid', 'check_refinement', 'shared_classes', 'normalised', 'mean_field',
-           'refine_proba']
+           'N_STEPS', 'LEAST', 'BilateralGrid', 'check_refinement', 'shared_classes', 'mean_field', 'refine_proba']
 
-# %% ../nbs/20_crf.ipynb #e9655721
+# %% ../nbs/20_crf.ipynb #c01cc964
 from functools import cached_property
 
 import cv2
 import numpy as np
 from scipy import sparse
+from scipy.special import softmax
 
 from .schema import LabelSchema, class_id
 
@@ -61,7 +61,7 @@ class BilateralGrid:
         "Each pixel's average over all pixels, weighted by nearness and likeness."
         return self.sums(values) / self.total
 
-# %% ../nbs/20_crf.ipynb #b88ee9a3
+# %% ../nbs/20_crf.ipynb #7c4f494d
 REFINEMENTS = ("none", "crf")
 CRF_CLASSES = ("background", "skin", "hair")  # that share their probability anew
 CELL_XY, CELL_RGB = 60, 10  # sides of the grid's cells: pixels, levels of 255
@@ -81,24 +81,17 @@ def shared_classes(
     "The classes of a schema that share their probability anew."
     return [class_id(schema, name) for name in CRF_CLASSES if name in schema.classes]
 
-def normalised(
-    scores: np.ndarray,  # float32 (N, K)
-) -> np.ndarray:  # float32 (N, K), rows of sum 1
-    "Softmax of each row."
-    powers = np.exp(scores - scores.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-# %% ../nbs/20_crf.ipynb #15caebe6
+# %% ../nbs/20_crf.ipynb #ce2adc7f
 def mean_field(
     proba: np.ndarray,  # float32 (H, W, K), sums of 1
     image: np.ndarray,  # uint8 (H, W, 3), RGB
 ) -> np.ndarray:  # float32 (H, W, K), sums of 1
     "Some steps of mean-field inference."
     classifier = np.log(np.maximum(proba, LEAST)).reshape(-1, proba.shape[2])
-    grid, out = BilateralGrid(image, CELL_XY, CELL_RGB), normalised(classifier)
+    grid, out = BilateralGrid(image, CELL_XY, CELL_RGB), softmax(classifier, 1)
     for _ in range(N_STEPS):
         near = cv2.GaussianBlur(out.reshape(proba.shape), (0, 0), GAUSSIAN_SIGMA).reshape(out.shape)
-        out = normalised(classifier + BILATERAL_WEIGHT * grid(out) + GAUSSIAN_WEIGHT * near)
+        out = softmax(classifier + BILATERAL_WEIGHT * grid(out) + GAUSSIAN_WEIGHT * near, 1)
     return out.reshape(proba.shape)
 
 def refine_proba(

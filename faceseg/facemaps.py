@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLINE_SMOOTHING', 'SPLINE_STEP', 'COORDINATES', 'SATURATIONS', 'OUTLINE_DISTANCES', 'CHEEKS_BELOW', 'WINDOWS',
-           'CONTRASTS', 'EDGE_SMOOTHING', 'COLOURS', 'RINGS', 'CONTEXTS', 'average_coordinates', 'coordinate_maps',
-           'signed_distance', 'outline_maps', 'to_lab', 'cheek_mask', 'skin_colour', 'gradient_maps', 'colour_maps',
-           'context_maps']
+           'CONTRASTS', 'EDGE_SMOOTHING', 'COLOURS', 'RINGS', 'CONTEXTS', 'average_coordinates', 'places_in_frame',
+           'coordinate_maps', 'signed_distance', 'outline_maps', 'to_lab', 'cheek_mask', 'skin_colour', 'gradient_maps',
+           'colour_maps', 'context_maps']
 
 # %% ../nbs/09_facemaps.ipynb #51e5bfe6
 from functools import cache
@@ -19,7 +19,7 @@ from scipy.interpolate import RBFInterpolator
 from .face import apply_affine
 from .landmarks import AVERAGE_HEAD, OUTLINES, HeadPose, fit_head, head_frame, outlines
 
-# %% ../nbs/09_facemaps.ipynb #e8dba013
+# %% ../nbs/09_facemaps.ipynb #99ddfcf8
 SPLINE_SMOOTHING = 5e-3  # of the spline, in squared pupil distances
 SPLINE_STEP = 8  # pixels from one evaluated place to the next
 COORDINATES = ("frame_x", "frame_y", "average_x", "average_y", "yaw", "pitch")
@@ -40,15 +40,21 @@ def average_coordinates(
     y, x = np.mgrid[:height, :width].astype(np.float32) / SPLINE_STEP
     return np.stack([cv2.remap(coarse[..., k], x, y, cv2.INTER_LINEAR) for k in (0, 1)])
 
+def places_in_frame(
+    frame: np.ndarray,  # float (2, 3), from `head_frame`
+    shape: tuple[int, int],  # (H, W) of the image
+) -> np.ndarray:  # float32 (H, W, 2): x and y in the head's frame
+    "Where every pixel lies in the frame of the head."
+    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
+    return apply_affine(frame, np.stack([x, y], -1)).astype(np.float32)
+
 def coordinate_maps(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
     shape: tuple[int, int],  # (H, W) of the image
 ) -> np.ndarray:  # float32 (6, H, W): COORDINATES, in pupil distances; the angles in radians
     "Coordinates of every pixel in the frame of the head and in the average head, and the head's pose."
     pose = fit_head(landmarks)
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
-    in_frame = apply_affine(head_frame(landmarks, pose), np.stack([x, y], -1))
-    plain = np.moveaxis(in_frame, -1, 0).astype(np.float32)
+    plain = np.moveaxis(places_in_frame(head_frame(landmarks, pose), shape), -1, 0)
     angles = np.deg2rad([pose.yaw, pose.pitch]).astype(np.float32)[:, None, None]
     return np.concatenate([plain, average_coordinates(landmarks, shape, pose),
                            np.broadcast_to(angles, (2, *shape))])

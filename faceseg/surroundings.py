@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['REDUCE', 'TENSOR_SIGMAS', 'OCTAVES', 'POOLS', 'FACE_POINT', 'TEXTURES', 'PLACES', 'PLACE_SIGMAS', 'LIGHTNESS_WEIGHT',
            'REFERENCES', 'COLOUR_BINS', 'COLOUR_LOW', 'COLOUR_SPAN', 'RARE', 'RATIO_SIGMA', 'RATIOS', 'BORDERS',
-           'softened', 'places_in_frame', 'tensor_maps', 'texture_maps', 'reference_maps', 'border_regions',
-           'colour_indices', 'log_frequencies', 'border_maps']
+           'softened', 'tensor_maps', 'texture_maps', 'reference_maps', 'border_regions', 'colour_indices',
+           'log_frequencies', 'border_maps']
 
-# %% ../nbs/10_surroundings.ipynb #d0e81aa2
+# %% ../nbs/10_surroundings.ipynb #851bc9ab
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from .face import apply_affine
-from .facemaps import cheek_mask, to_lab
+from .facemaps import cheek_mask, places_in_frame, to_lab
 from .landmarks import head_frame
 
 # %% ../nbs/10_surroundings.ipynb #b9f0e714
@@ -32,21 +32,13 @@ def softened(
     reduced = cv2.GaussianBlur(cv2.resize(plane, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / times)
     return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR)
 
-# %% ../nbs/10_surroundings.ipynb #93d965fc
+# %% ../nbs/10_surroundings.ipynb #d5fec7be
 TENSOR_SIGMAS = (2, 5, 12, 24)  # of the neighbourhoods, in pixels
 OCTAVES, POOLS = (1, 2, 4, 8), (6, 18)  # finer filter of each octave; averages of its energy; in pixels
 FACE_POINT = (0.0, 0.3)  # of the head's frame, from where directions are taken
 _TENSOR = ("coherence", "energy", "radial", "skew")
 TEXTURES = (*(f"{kind}_{sigma}px" for sigma in TENSOR_SIGMAS for kind in _TENSOR),
             *(f"octave_{octave}px_{pool}px" for octave in OCTAVES for pool in POOLS))
-
-def places_in_frame(
-    landmarks: np.ndarray,  # (106, 2), (x, y) pixels
-    shape: tuple[int, int],  # (H, W) of the image
-) -> np.ndarray:  # float32 (H, W, 2): x and y of every pixel in the head's frame
-    "Where each pixel lies in the head's frame."
-    y, x = np.mgrid[:shape[0], :shape[1]].astype(np.float32)
-    return apply_affine(head_frame(landmarks), np.stack([x, y], -1)).astype(np.float32)
 
 def tensor_maps(
     lightness: np.ndarray,  # float32 (H, W), 0 to 100
@@ -55,7 +47,8 @@ def tensor_maps(
     "The structure tensor in four neighbourhoods, its direction against that from the face."
     light = cv2.GaussianBlur(lightness, (0, 0), 1)
     across, along = cv2.Sobel(light, -1, 1, 0), cv2.Sobel(light, -1, 0, 1)
-    frame, away = head_frame(landmarks), places_in_frame(landmarks, lightness.shape) - np.float32(FACE_POINT)
+    frame = head_frame(landmarks)
+    away = places_in_frame(frame, lightness.shape) - np.float32(FACE_POINT)
     turn = np.arctan2(frame[1, 0], frame[0, 0])  # of the frame against the image
     angle = 2 * (np.arctan2(away[..., 1], away[..., 0]) - np.float32(turn))
     cosine, sine, maps = np.cos(angle), np.sin(angle), []
@@ -100,7 +93,7 @@ def reference_maps(
     maps = [np.sqrt(((near - wide[y, x]) ** 2).sum(-1)) for y, x in zip(rows, columns)]
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
 
-# %% ../nbs/10_surroundings.ipynb #23c7e76e
+# %% ../nbs/10_surroundings.ipynb #b25e3491
 COLOUR_BINS = (16, 20, 20)  # of lightness, a and b
 COLOUR_LOW, COLOUR_SPAN = (0, -60, -60), (100, 120, 120)  # of CIELAB; colours of faces lie within
 RARE, RATIO_SIGMA = 1e-5, 4  # frequency added to all colours; smoothing of the second maps, in pixels
@@ -112,7 +105,7 @@ def border_regions(
     shape: tuple[int, int],  # (H, W) of the image
 ) -> dict[str, np.ndarray]:  # name to bool (H, W)
     "The regions whose colours are compared."
-    x, y = np.moveaxis(places_in_frame(landmarks, shape), -1, 0)
+    x, y = np.moveaxis(places_in_frame(head_frame(landmarks), shape), -1, 0)
     return {"sides": (y < -2.2) | ((np.abs(x) > 2) & (y < 0.2)), "bottom": y > 2.2,
             "hair": (np.abs(x) < 0.8) & (y > -1.45) & (y < -0.95), "cheeks": cheek_mask(landmarks, shape)}
 
