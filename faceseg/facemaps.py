@@ -68,19 +68,23 @@ def signed_distance(
 ) -> np.ndarray:  # float32 (H, W), in pixels; below 0 inside
     "Distance of every pixel to a closed outline."
     ends = np.roll(outline, -2)  # each edge's end is the next corner; (x, y) pairs lie flat
-    edges = ends - outline
+    edges, one = ends - outline, np.float32(1)
     lengths = np.maximum((edges ** 2).sum(1), 1e-12)
     out = np.empty((height, width), np.float32)
+    nearest, inside = np.empty(width, np.float32), np.empty(width, np.bool_)
     for y in range(height):
-        for x in range(width):
-            nearest, inside = np.inf, False
-            for k in range(len(outline)):
-                dx, dy = x - outline[k, 0], y - outline[k, 1]
-                t = min(max((dx * edges[k, 0] + dy * edges[k, 1]) / lengths[k], 0.0), 1.0)  # along the edge
-                nearest = min(nearest, (dx - t * edges[k, 0]) ** 2 + (dy - t * edges[k, 1]) ** 2)
-                crosses_row = (outline[k, 1] > y) != (ends[k, 1] > y)
-                if crosses_row and dx < edges[k, 0] * dy / edges[k, 1]: inside = not inside
-            out[y, x] = -np.sqrt(nearest) if inside else np.sqrt(nearest)
+        nearest[:], inside[:] = np.inf, False
+        for k in range(len(outline)):
+            left, dy, inverse = np.float32(outline[k, 0]), np.float32(y - outline[k, 1]), np.float32(1 / lengths[k])
+            across, down = np.float32(edges[k, 0]), np.float32(edges[k, 1])
+            for x in range(width):
+                dx = np.float32(x) - left
+                along = min(max((dx * across + dy * down) * inverse, 0 * one), one)  # where on the edge, 0 to 1
+                nearest[x] = min(nearest[x], (dx - along * across) ** 2 + (dy - along * down) ** 2)
+            if (outline[k, 1] > y) != (ends[k, 1] > y):  # the edge crosses the row
+                crossing = outline[k, 0] + edges[k, 0] * (y - outline[k, 1]) / edges[k, 1]
+                for x in range(int(min(max(np.ceil(crossing), 0), width))): inside[x] = not inside[x]
+        for x in range(width): out[y, x] = -np.sqrt(nearest[x]) if inside[x] else np.sqrt(nearest[x])
     return out
 
 # %% ../nbs/09_facemaps.ipynb #b149bf24
@@ -175,7 +179,7 @@ def colour_maps(
 
     parts = [colours, colours - tone, *(mean(side) - tone for side in WINDOWS), *map(spread, WINDOWS),
              *(mean(place) - mean(around) for place, around in CONTRASTS), gradient_maps(colours[..., 0])]
-    return np.ascontiguousarray(np.moveaxis(np.concatenate(parts, -1), -1, 0))
+    return np.stack([plane for part in parts for plane in cv2.split(part)])
 
 # %% ../nbs/09_facemaps.ipynb #e922ffc1
 RINGS = (8, 16, 32, 64)  # distances in pixels: doubling up to HOG's patch, multiples of its cells
@@ -189,4 +193,4 @@ def context_maps(
     colours = to_lab(image)
     against = colours - skin_colour(colours, landmarks)
     blurred = [cv2.GaussianBlur(against, (0, 0), ring / 4, borderType=cv2.BORDER_REPLICATE) for ring in RINGS]
-    return np.ascontiguousarray(np.moveaxis(np.concatenate(blurred, -1), -1, 0))
+    return np.stack([plane for part in blurred for plane in cv2.split(part)])

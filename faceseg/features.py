@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['HSV_COUNT', 'HOG_BLOCK', 'PIXEL_ROW', 'PIXEL_COLUMN', 'DISTANCE', 'PLANE', 'MARGIN', 'COMPASS', 'GROUPS',
-           'FEATURE_SETS', 'FeatureTable', 'Maps', 'landmark_distance', 'feature_value', 'gather_rows', 'HSVHistogram',
-           'HOG', 'Location', 'LandmarkDistances', 'Read', 'at_pixel', 'MapGroup', 'ring_reads', 'coordinates_of',
-           'outlines_of', 'named_groups', 'feature_bank', 'FeatureBank', 'FeatureMaps', 'check_input', 'joined_planes',
-           'feature_maps', 'naive_features']
+           'FEATURE_SETS', 'FeatureTable', 'Maps', 'landmark_distance', 'feature_value', 'read_column', 'gather_rows',
+           'HSVHistogram', 'HOG', 'Location', 'LandmarkDistances', 'Read', 'at_pixel', 'MapGroup', 'ring_reads',
+           'coordinates_of', 'outlines_of', 'named_groups', 'feature_bank', 'FeatureBank', 'FeatureMaps', 'check_input',
+           'joined_planes', 'joined_cells', 'feature_maps', 'naive_features']
 
 # %% ../nbs/12_features.ipynb #366ee5b1
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from faceseg.backbone import (
@@ -103,6 +105,19 @@ def feature_value(
     return landmark_distance(maps, channel, y, x)
 
 # %% ../nbs/12_features.ipynb #025cfc85
+@inlined
+def read_column(
+    maps: Maps,  # of an image
+    source: int,  # of the column
+    place: tuple[int, int, int],  # channel, dy and dx of the column
+    pixels: np.ndarray,  # int64 (n, 2), (row, col)
+    values: np.ndarray,  # float32 (n,), written
+):
+    "Read one column at some pixels."
+    channel, dy, dx = place
+    for n in range(len(pixels)):
+        values[n] = feature_value(maps, source, channel, pixels[n, 0] + dy, pixels[n, 1] + dx)
+
 @compiled
 def gather_rows(
     maps: Maps,  # of an image
@@ -112,10 +127,14 @@ def gather_rows(
 ):
     "Read some columns at some pixels."
     for start in range(0, len(pixels), 64):
+        some, part = pixels[start:start + 64], rows[start:start + 64]
         for k in range(len(table.source)):
-            source, channel, dy, dx = table.source[k], table.channel[k], table.dy[k], table.dx[k]
-            for n in range(start, min(start + 64, len(pixels))):
-                rows[n, k] = feature_value(maps, source, channel, pixels[n, 0] + dy, pixels[n, 1] + dx)
+            source, place, values = table.source[k], (table.channel[k], table.dy[k], table.dx[k]), part[:, k]
+            if source == PLANE: read_column(maps, PLANE, place, some, values)
+            elif source == DISTANCE: read_column(maps, DISTANCE, place, some, values)
+            elif source == HOG_BLOCK: read_column(maps, HOG_BLOCK, place, some, values)
+            elif source == HSV_COUNT: read_column(maps, HSV_COUNT, place, some, values)
+            else: read_column(maps, source, place, some, values)
 
 # %% ../nbs/12_features.ipynb #c51ca5d9
 @dataclass(frozen=True)
@@ -215,7 +234,7 @@ class MapGroup:
     @property
     def addresses(self): return [(PLANE, r.channel, MARGIN + r.dy, MARGIN + r.dx) for r in self.reads]
 
-    def checked_maps(self, image, landmarks):
+    def dense(self, image, landmarks):
         "The maps, refused where they do not fit the image and the reads."
         maps = np.asarray(self.maps(image, landmarks))
         expected = (max(read.channel for read in self.reads) + 1, *image.shape[:2])
@@ -225,7 +244,7 @@ class MapGroup:
                          f"expected (channels, H, W) = {expected}")
 
     def naive(self, image, landmarks, pixel):
-        maps, (row, col), last = self.checked_maps(image, landmarks), pixel, np.array(image.shape[:2]) - 1
+        maps, (row, col), last = self.dense(image, landmarks), pixel, np.array(image.shape[:2]) - 1
         places = [np.clip((row + read.dy, col + read.dx), 0, last) for read in self.reads]
         return np.array([maps[read.channel, y, x] for read, (y, x) in zip(self.reads, places)])
 
@@ -365,44 +384,45 @@ def check_input(
 
 def joined_planes(
     maps: list[np.ndarray],  # float32 (channels, H, W), of each group
+    n_workers: int = 1,  # threads
 ) -> np.ndarray:  # float32 (all channels, H + 128, W + 128)
     "Maps of several groups in one array, continued over the borders."
     height, width = maps[0].shape[1:]
-    shape = sum(map(len, maps)), height + 2 * MARGIN, width + 2 * MARGIN
-    planes, rows, columns = np.empty(shape, np.float32), slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN)
-    inside = np.concatenate(maps, out=planes[:, rows, columns])
-    planes[:, :MARGIN, columns], planes[:, -MARGIN:, columns] = inside[:, :1], inside[:, -1:]
-    planes[..., :MARGIN] = planes[..., MARGIN, None]
-    planes[..., -MARGIN:] = planes[..., -MARGIN - 1, None]
+    joined = [plane for group in maps for plane in group]
+    planes = np.empty((len(joined), height + 2 * MARGIN, width + 2 * MARGIN), np.float32)
+    extend = lambda k: cv2.copyMakeBorder(joined[k], *[MARGIN] * 4, cv2.BORDER_REPLICATE, dst=planes[k])
+    with ThreadPoolExecutor(n_workers) as pool: list(pool.map(extend, range(len(joined))))
     return planes
 
 # %% ../nbs/12_features.ipynb #0506cfb1
+def joined_cells(
+    maps: list[tuple[np.ndarray, np.ndarray]],  # cells float32 (N,) and grids int64 (M, 5), of each group
+) -> tuple:  # the same of all groups; empty without a group
+    "Coarse maps of several groups in one array."
+    if not maps: return ()
+    starts = np.cumsum([0, *(len(cells) for cells, _ in maps)])
+    grids = [grid + [start, 0, 0, 0, 0] for (_, grid), start in zip(maps, starts)]
+    return np.concatenate([cells for cells, _ in maps]), np.concatenate(grids)
+
 def feature_maps(
     bank: FeatureBank,  # which features
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray | None = None,  # float32 (106, 2), (x, y) pixels; needed where the bank needs them
+    n_workers: int = 1,  # threads, each for one group at a time
 ) -> FeatureMaps:
     "Compute what the features of all pixels of an image share."
     check_input(bank, image, landmarks)
-    height, width = image.shape[:2]
-
-    def dense(kind, empty):
-        parts = [group.dense(image, landmarks) for group in bank.groups if isinstance(group, kind)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else empty
-
-    def joined_coarse():
-        parts = [group.dense(image, landmarks) for group in bank.groups if isinstance(group, CoarseGroup)]
-        starts = np.cumsum([0, *(len(cells) for cells, _ in parts)])
-        grids = [grid + [start, 0, 0, 0, 0] for (_, grid), start in zip(parts, starts)]
-        return (np.concatenate([cells for cells, _ in parts]), np.concatenate(grids)) if parts else ()
-
-    none = np.empty((0, 0, 0), np.float32)
-    counts = dense(HSVHistogram, np.empty((0, height, width), np.uint16))
-    points = landmarks if bank.needs_landmarks else np.empty((0, 2))
-    points = np.ascontiguousarray(points, np.float32)
-    maps = [group.checked_maps(image, landmarks) for group in bank.groups if isinstance(group, MapGroup)]
-    planes = dense(HOG, none), points, joined_planes(maps) if maps else none
-    return FeatureMaps(bank, Maps(height, width, counts, *planes, *joined_coarse()))
+    groups = [group for group in bank.groups if hasattr(group, "dense")]
+    with ThreadPoolExecutor(n_workers) as pool:
+        found = list(pool.map(lambda group: group.dense(image, landmarks), groups))
+    of_kind = lambda kind: [maps for group, maps in zip(groups, found) if isinstance(group, kind)]
+    joined = lambda parts, empty: parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else empty
+    (height, width), none = image.shape[:2], np.empty((0, 0, 0), np.float32)
+    counts = joined(of_kind(HSVHistogram), np.empty((0, height, width), np.uint16))
+    points = np.ascontiguousarray(landmarks if bank.needs_landmarks else np.empty((0, 2)), np.float32)
+    planes = joined_planes(parts, n_workers) if (parts := of_kind(MapGroup)) else none
+    return FeatureMaps(bank, Maps(height, width, counts, joined(of_kind(HOG), none), points, planes,
+                                  *joined_cells(of_kind(CoarseGroup))))
 
 # %% ../nbs/12_features.ipynb #6dd4f11b
 def naive_features(

@@ -177,7 +177,7 @@ def _parse(self: FaceSegmenter,
 ) -> ParsedFace:
     "Parse one face: working image, features, classifier, and back."
     working, _ = to_working_image(face, self.frame, self.height)
-    maps = feature_maps(feature_bank(self.features), working.image, working.landmarks)
+    maps = feature_maps(feature_bank(self.features), working.image, working.landmarks, self.n_workers)
     proba = self.classifier_.predict_proba(maps)
     if self.refine == "crf": proba = refine_proba(proba, working.image, shared_classes(self.schema_))
     return from_working_image(proba, face, self.frame, class_id(self.schema_, "background"))

@@ -90,7 +90,8 @@ def reference_maps(
     near, wide = (cv2.GaussianBlur(half, (0, 0), sigma / 2) for sigma in PLACE_SIGMAS)
     pixels = apply_affine(cv2.invertAffineTransform(head_frame(landmarks)), np.array(PLACES)) / 2
     columns, rows = np.clip(np.round(pixels), 0, np.array(half.shape[1::-1]) - 1).astype(int).T
-    maps = [np.sqrt(((near - wide[y, x]) ** 2).sum(-1)) for y, x in zip(rows, columns)]
+    distance = lambda colour: np.sqrt(sum((part - c) ** 2 for part, c in zip(cv2.split(near), colour)))
+    maps = map(distance, wide[rows, columns])
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
 
 # %% ../nbs/10_surroundings.ipynb #b25e3491
