@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'READ', 'STRIDES', 'CHANNELS', 'BACKBONE_SHA256', 'COARSE', 'GRID', 'SameConvolution', 'unit',
            'InvertedBottleneck', 'EfficientNetLite0', 'backbone_file', 'backbone', 'cpu_threads', 'imagenet_maps',
-           'coarse_value', 'CoarseGroup']
+           'coarse_value', 'CoarseGroup', 'joined_cells']
 
 # %% ../nbs/11_backbone.ipynb #6099e569
 import hashlib
@@ -210,3 +210,13 @@ class CoarseGroup:
             values += [map_coordinates(one[..., k].astype(float), place, order=1, mode="nearest")[0]
                        for k in range(one.shape[-1])]
         return np.array(values)
+
+# %% ../nbs/11_backbone.ipynb #8c488bb4
+def joined_cells(
+    maps: list[tuple[np.ndarray, np.ndarray]],  # cells float32 (N,) and grids int64 (M, 5), of each group
+) -> tuple:  # the same of all groups; empty without a group
+    "Coarse maps of several groups in one array."
+    if not maps: return ()
+    starts = np.cumsum([0, *(len(cells) for cells, _ in maps)])
+    grids = [grid + [start, 0, 0, 0, 0] for (_, grid), start in zip(maps, starts)]
+    return np.concatenate([cells for cells, _ in maps]), np.concatenate(grids)

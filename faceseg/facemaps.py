@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPLINE_SMOOTHING', 'SPLINE_STEP', 'COORDINATES', 'SATURATIONS', 'OUTLINE_DISTANCES', 'CHEEKS_BELOW', 'WINDOWS',
-           'CONTRASTS', 'EDGE_SMOOTHING', 'COLOURS', 'RINGS', 'CONTEXTS', 'average_coordinates', 'places_in_frame',
-           'coordinate_maps', 'signed_distance', 'outline_maps', 'to_lab', 'cheek_mask', 'skin_colour', 'gradient_maps',
-           'colour_maps', 'context_maps']
+           'CONTRASTS', 'EDGE_SMOOTHING', 'COLOURS', 'RINGS', 'CONTEXTS', 'MARGIN', 'average_coordinates',
+           'places_in_frame', 'coordinate_maps', 'signed_distance', 'outline_maps', 'to_lab', 'cheek_mask',
+           'skin_colour', 'gradient_maps', 'colour_maps', 'context_maps', 'joined_planes']
 
 # %% ../nbs/09_facemaps.ipynb #51e5bfe6
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import cv2
@@ -75,11 +76,12 @@ def signed_distance(
     for y in range(height):
         nearest[:], inside[:] = np.inf, False
         for k in range(len(outline)):
-            left, dy, inverse = np.float32(outline[k, 0]), np.float32(y - outline[k, 1]), np.float32(1 / lengths[k])
+            left, dy = np.float32(outline[k, 0]), np.float32(y - outline[k, 1])
+            inverse = np.float32(1 / lengths[k])
             across, down = np.float32(edges[k, 0]), np.float32(edges[k, 1])
             for x in range(width):
                 dx = np.float32(x) - left
-                along = min(max((dx * across + dy * down) * inverse, 0 * one), one)  # where on the edge, 0 to 1
+                along = min(max((dx * across + dy * down) * inverse, 0 * one), one)  # the edge, 0 to 1
                 nearest[x] = min(nearest[x], (dx - along * across) ** 2 + (dy - along * down) ** 2)
             if (outline[k, 1] > y) != (ends[k, 1] > y):  # the edge crosses the row
                 crossing = outline[k, 0] + edges[k, 0] * (y - outline[k, 1]) / edges[k, 1]
@@ -194,3 +196,21 @@ def context_maps(
     against = colours - skin_colour(colours, landmarks)
     blurred = [cv2.GaussianBlur(against, (0, 0), ring / 4, borderType=cv2.BORDER_REPLICATE) for ring in RINGS]
     return np.stack([plane for part in blurred for plane in cv2.split(part)])
+
+# %% ../nbs/09_facemaps.ipynb #4b8da8ff
+MARGIN = max(RINGS)  # pixels that planes are continued over the borders
+
+def joined_planes(
+    maps: list[np.ndarray],  # float32 (channels, H, W), of each group
+    n_workers: int = 1,  # threads
+) -> np.ndarray:  # float32 (all channels, H + 128, W + 128)
+    "Maps of several groups in one array, continued over the borders."
+    height, width = maps[0].shape[1:]
+    joined = [plane for group in maps for plane in group]
+    planes = np.empty((len(joined), height + 2 * MARGIN, width + 2 * MARGIN), np.float32)
+    extend = lambda k: cv2.copyMakeBorder(joined[k], *[MARGIN] * 4, cv2.BORDER_REPLICATE, dst=planes[k])
+    with ThreadPoolExecutor(n_workers) as pool: list(pool.map(extend, range(len(joined))))
+    return planes
+
+# %% ../nbs/09_facemaps.ipynb #b5a67664
+#| export
