@@ -69,7 +69,7 @@ def signed_distance(
 ) -> np.ndarray:  # float32 (H, W), in pixels; below 0 inside
     "Distance of every pixel to a closed outline."
     ends = np.roll(outline, -2)  # each edge's end is the next corner; (x, y) pairs lie flat
-    edges, one = ends - outline, np.float32(1)
+    edges, zero, one = ends - outline, np.float32(0), np.float32(1)
     lengths = np.maximum((edges ** 2).sum(1), 1e-12)
     out = np.empty((height, width), np.float32)
     nearest, inside = np.empty(width, np.float32), np.empty(width, np.bool_)
@@ -81,7 +81,7 @@ def signed_distance(
             across, down = np.float32(edges[k, 0]), np.float32(edges[k, 1])
             for x in range(width):
                 dx = np.float32(x) - left
-                along = min(max((dx * across + dy * down) * inverse, 0 * one), one)  # the edge, 0 to 1
+                along = min(max((dx * across + dy * down) * inverse, zero), one)  # of the edge
                 nearest[x] = min(nearest[x], (dx - along * across) ** 2 + (dy - along * down) ** 2)
             if (outline[k, 1] > y) != (ends[k, 1] > y):  # the edge crosses the row
                 crossing = outline[k, 0] + edges[k, 0] * (y - outline[k, 1]) / edges[k, 1]
@@ -211,6 +211,3 @@ def joined_planes(
     extend = lambda k: cv2.copyMakeBorder(joined[k], *[MARGIN] * 4, cv2.BORDER_REPLICATE, dst=planes[k])
     with ThreadPoolExecutor(n_workers) as pool: list(pool.map(extend, range(len(joined))))
     return planes
-
-# %% ../nbs/09_facemaps.ipynb #b5a67664
-#| export
