@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BACKGROUND', 'SKIN', 'LEFT_BROW', 'RIGHT_BROW', 'LEFT_EYE', 'RIGHT_EYE', 'NOSE', 'UPPER_LIP', 'INNER_MOUTH',
-           'LOWER_LIP', 'HAIR', 'LIP_LINE', 'NOSE_OUTLINE', 'CANTHUS', 'JAW_LINE', 'FRONT_DEPTH', 'RIM_DISTANCE',
-           'LID_MIDDLES', 'SHUT', 'PART_CLASSES', 'MIN_COMPONENT', 'mirror_vertices', 'skin_edges', 'flood_fill',
-           'clean_masks', 'is_upper_lip', 'height_above_jaw', 'SkinPoints', 'skin_vertices', 'surface_classes',
-           'eyeball_mesh', 'LidZone', 'lid_zones', 'fit_lids', 'openness', 'rasterise', 'sample_classes',
-           'majority_label', 'Component', 'small_components', 'merge_small_components', 'label_map', 'class_areas',
-           'missing_classes']
+           'LOWER_LIP', 'HAIR', 'LIP_LINE', 'NOSE_OUTLINE', 'CANTHUS', 'JAW_LINE', 'FRONT_DEPTH', 'BROW_MARGIN',
+           'BROW_RISE', 'RIM_DISTANCE', 'LID_MIDDLES', 'SHUT', 'PART_CLASSES', 'LID_EDGE', 'LID_RISE', 'MIN_COMPONENT',
+           'mirror_vertices', 'skin_edges', 'flood_fill', 'clean_masks', 'is_upper_lip', 'height_above_jaw',
+           'SkinPoints', 'skin_vertices', 'surface_classes', 'eyeball_mesh', 'LidZone', 'lid_zones', 'fit_lids',
+           'openness', 'rasterise', 'sample_classes', 'narrow_eyes', 'majority_label', 'Component', 'small_components',
+           'merge_small_components', 'label_map', 'class_areas', 'missing_classes']
 
 # %% ../../nbs/render/08_labels.ipynb #69b6d997
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from skimage.measure import points_in_poly
 
-from .brow import Brow, brow_region
+from .brow import BROW_FRONT, Brow, brow_region
 from .camera import Buffer, Camera, unit_sphere
 from .head import Head, fit_eyes, in_box, mesh_edges, topology, triangles
 from .makehuman import makehuman
@@ -164,6 +164,8 @@ def skin_vertices(
     return SkinPoints(parts["template"], parts["jaw"], *values, scalp)
 
 # %% ../../nbs/render/08_labels.ipynb #5f42e393
+BROW_MARGIN, BROW_RISE = 0.004, 0.002  # decimetres that the class reaches beyond the hairs; see below
+
 def surface_classes(
     points: SkinPoints,  # n points
     brow: Brow | None,  # shape of the brows; None where there are none
@@ -179,7 +181,7 @@ def surface_classes(
     corner = points_in_poly(front_view, CANTHUS) & in_front & np.where(left, *corners)
     out[corner] = np.where(left, LEFT_EYE, RIGHT_EYE)[corner]
     if brow is not None:
-        inside = brow_region(points.template, brow) > 0
+        inside = (brow_region(points.template - [0, BROW_RISE, 0], brow) > -BROW_MARGIN) & (z > BROW_FRONT)
         out[inside] = np.where(left, LEFT_BROW, RIGHT_BROW)[inside]
     out[points.mouth > 0.5] = INNER_MOUTH
     lip = points.lips > 0.5
@@ -301,6 +303,31 @@ def sample_classes(
     for name, kind in mesh_classes.items(): out[buffer.where(name)] = kind
     return out
 
+# %% ../../nbs/render/08_labels.ipynb #fca6cfb5
+LID_EDGE, LID_RISE = 0.0040, 0.0016  # decimetres
+
+def narrow_eyes(
+    classes: np.ndarray,  # uint8 (size * scale, size * scale), classes of samples; changed
+    buffer: Buffer,  # the samples
+    head: Head,  # that they show
+):
+    "Give the edge of each eye at its lids to the skin."
+    lid = buffer.where("head") & (classes == SKIN)
+    up = head.rotation @ np.array([0, LID_RISE, 0])
+    for kind, (centre, _) in zip((LEFT_EYE, RIGHT_EYE), head.eyes):
+        eye = classes == kind
+        if not eye.any(): continue
+        ends = buffer.camera.project(np.stack([centre, centre + up]), buffer.scale)
+        (across, down), depth = ends[0, :2] - ends[1, :2], ends[0, 2]
+        edge = LID_EDGE * len(classes) / 2 / np.tan(np.radians(buffer.camera.fov / 2)) / depth  # samples
+        reach = int(np.ceil(edge + np.hypot(across, down))) + 2
+        box = tuple(slice(max(np.min(at) - reach, 0), np.max(at) + reach + 1) for at in np.nonzero(eye))
+        if not lid[box].any(): continue
+        distance = ndimage.distance_transform_edt(~lid[box])
+        # read `distance` where the sample lies once the lids are moved up
+        distance = ndimage.shift(distance, (-down, -across), order=1, mode="nearest")
+        classes[box][eye[box] & (distance < edge + 0.5)] = SKIN
+
 # %% ../../nbs/render/08_labels.ipynb #ee7065f1
 def majority_label(
     samples: np.ndarray,  # uint8 (n * scale, n * scale)
@@ -375,6 +402,7 @@ def label_map(
         if mesh is not None: meshes[name], mesh_classes[name] = mesh, kind
     buffer = rasterise(head, camera, scale, meshes)
     samples = sample_classes(head, buffer, mesh_classes, brow, scalp)
+    narrow_eyes(samples, buffer, head)
     return merge_small_components(majority_label(samples, scale))
 
 # %% ../../nbs/render/08_labels.ipynb #a36b53ad
