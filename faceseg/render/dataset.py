@@ -29,7 +29,7 @@ by faceseg from MakeHuman's head, which is CC0 as well.
 """
 SET_README = """# Rendered faces
 
-Portraits that faceseg rendered, with LaPa's eleven labels and 106 landmarks, exact to the pixel.
+Portraits that faceseg rendered, with LaPa's eleven labels and 106 landmarks, computed from the geometry.
 The people in them do not exist. The set is free for any use (CC0, see LICENSE).
 
 - `train`, `val`, `test`: `images/NAME.jpg`, `labels/NAME.png` (ids with LaPa's palette),
