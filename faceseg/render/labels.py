@@ -9,7 +9,7 @@ __all__ = ['BACKGROUND', 'SKIN', 'LEFT_BROW', 'RIGHT_BROW', 'LEFT_EYE', 'RIGHT_E
            'mirror_vertices', 'skin_edges', 'flood_fill', 'clean_masks', 'is_upper_lip', 'height_above_jaw',
            'SkinPoints', 'skin_vertices', 'surface_classes', 'eyeball_mesh', 'LidZone', 'lid_zones', 'fit_lids',
            'openness', 'rasterise', 'sample_classes', 'narrow_eyes', 'majority_label', 'Component', 'small_components',
-           'merge_small_components', 'label_map', 'class_areas', 'missing_classes']
+           'merge_small_components', 'label_map']
 
 # %% ../../nbs/render/08_labels.ipynb #69b6d997
 from dataclasses import dataclass, replace
@@ -404,36 +404,3 @@ def label_map(
     samples = sample_classes(head, buffer, mesh_classes, brow, scalp)
     narrow_eyes(samples, buffer, head)
     return merge_small_components(majority_label(samples, scale))
-
-# %% ../../nbs/render/08_labels.ipynb #a36b53ad
-def missing_reason(
-    name: str,  # a class that a label map lacks
-    area_alone: int,  # pixels of the class in the label map of the head alone
-    has_brow: bool,  # whether there are brows at all
-    bald: bool,  # whether there is no hair at all
-) -> str:  # "shut", "hidden", "turned away" or "none"
-    "Why a class does not show."
-    if name == "hair": return "none" if bald else "hidden"
-    if "eyebrow" in name and not has_brow: return "none"
-    if area_alone: return "hidden"
-    return "shut" if name == "inner mouth" or name.endswith(" eye") else "turned away"
-
-# %% ../../nbs/render/08_labels.ipynb #e98ccc07
-def class_areas(
-    labels: np.ndarray,  # uint8 (H, W)
-) -> dict[str, int]:  # class -> pixels, 0 where it does not show
-    "The area of each class in a label map."
-    return dict(zip(LAPA.classes, np.bincount(labels.ravel(), minlength=len(LAPA.classes)).tolist()))
-
-def missing_classes(
-    head: Head,  # posed, its lids fitted
-    camera: Camera,  # from where the head is seen
-    labels: np.ndarray,  # uint8 (H, W), of `label_map`
-    brow: Brow | None = Brow(),  # shape of the brows; None where there are none
-    bald: bool = False,  # whether there is no hair at all
-) -> dict[str, str]:  # class -> "shut", "hidden", "turned away" or "none"
-    "Why classes do not show. Classes that show are not in it, nor is the background."
-    missing = [name for name, area in class_areas(labels).items() if not area and name != "background"]
-    if not missing: return {}
-    alone = class_areas(label_map(head, camera, brow=brow))
-    return {name: missing_reason(name, alone[name], brow is not None, bald) for name in missing}
