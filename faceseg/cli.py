@@ -376,7 +376,7 @@ def render_faces(
     seed: opt.FirstSeed = 0,  # 0 or more
     n_workers: opt.Processes = 1,  # processes
 ) -> Path:  # the folder
-    """Render faces with exact labels and landmarks.
+    """Render faces with labels and landmarks.
 
     Writes OUT/{train,val,test} in LaPa's layout and OUT/manifest.csv. Existing faces are kept, so a run
     that was stopped can go on. Needs the extra: pip install "faceseg[render]", and LLVM: on Debian and

@@ -164,7 +164,7 @@ def skin_vertices(
     return SkinPoints(parts["template"], parts["jaw"], *values, scalp)
 
 # %% ../../nbs/render/08_labels.ipynb #5f42e393
-BROW_MARGIN, BROW_RISE = 0.004, 0.002  # decimetres that the class reaches beyond the hairs; see below
+BROW_MARGIN, BROW_RISE = 0.004, 0.002  # decimetres, beyond the hairs and upwards; measured below
 
 def surface_classes(
     points: SkinPoints,  # n points
@@ -304,7 +304,7 @@ def sample_classes(
     return out
 
 # %% ../../nbs/render/08_labels.ipynb #fca6cfb5
-LID_EDGE, LID_RISE = 0.0040, 0.0016  # decimetres
+LID_EDGE, LID_RISE = 0.0040, 0.0016  # decimetres; measured as said above
 
 def narrow_eyes(
     classes: np.ndarray,  # uint8 (size * scale, size * scale), classes of samples; changed
@@ -318,14 +318,13 @@ def narrow_eyes(
         eye = classes == kind
         if not eye.any(): continue
         ends = buffer.camera.project(np.stack([centre, centre + up]), buffer.scale)
-        (across, down), depth = ends[0, :2] - ends[1, :2], ends[0, 2]
+        (across, down), depth = ends[1, :2] - ends[0, :2], ends[0, 2]
         edge = LID_EDGE * len(classes) / 2 / np.tan(np.radians(buffer.camera.fov / 2)) / depth  # samples
         reach = int(np.ceil(edge + np.hypot(across, down))) + 2
         box = tuple(slice(max(np.min(at) - reach, 0), np.max(at) + reach + 1) for at in np.nonzero(eye))
         if not lid[box].any(): continue
         distance = ndimage.distance_transform_edt(~lid[box])
-        # read `distance` where the sample lies once the lids are moved up
-        distance = ndimage.shift(distance, (-down, -across), order=1, mode="nearest")
+        distance = ndimage.shift(distance, (down, across), order=1, mode="nearest")  # the lids move up
         classes[box][eye[box] & (distance < edge + 0.5)] = SKIN
 
 # %% ../../nbs/render/08_labels.ipynb #ee7065f1
