@@ -13,20 +13,21 @@ STUDY ?= khan2015
 
 DATASET ?= demo
 FOLDER ?=
-# without arguments a report takes minutes: 20 and 10 of the embedded faces, at half their height; photographs
-# are resized to the paper's 512. The study of rendered faces (synthetic) takes all of them
+# without arguments a report takes minutes: 10 or 20 and 10 of the embedded faces, with fewer pixels to train on or at
+# half their height; photographs are resized to the paper's 512. The study of rendered faces (synthetic) takes all
 QUICK := $(filter demo-khan2015 demo-landmarks demo-benchmark,$(DATASET)-$(STUDY))
-N_TRAIN ?= $(if $(QUICK),20)
+N_TRAIN ?= $(if $(QUICK),$(if $(filter khan2015,$(STUDY)),10,20))
 N_TEST ?= $(if $(QUICK),10)
-HEIGHT ?= $(if $(QUICK),256)
+HEIGHT ?= $(if $(filter-out demo-khan2015,$(QUICK)),256)
+FRACTION ?= $(if $(filter demo-khan2015,$(QUICK)),0.005)
 # the embedded faces have landmarks, and small parts worth finding
-FEATURES ?= $(if $(filter demo-khan2015 demo-benchmark,$(DATASET)-$(STUDY)),lapaseg)
-CLASS_WEIGHT ?= $(if $(filter demo-khan2015 demo-landmarks,$(DATASET)-$(STUDY)),sqrt)
+FEATURES ?= $(if $(filter demo-benchmark,$(DATASET)-$(STUDY)),lapaseg)
+CLASS_WEIGHT ?= $(if $(filter demo-landmarks,$(DATASET)-$(STUDY)),sqrt)
 N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 STUDY_PREFIX := $(patsubst %,%-,$(filter-out khan2015,$(STUDY)))
 OUT_DIR ?= reports/$(STUDY_PREFIX)$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
-TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS \
+TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS methods=METHODS \
          class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
          recipe=RECIPE more_dir=MORE_DIR
@@ -52,8 +53,9 @@ report: $(READY)
 	  || { mv '$(PART).ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
 	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb. Earlier numbers are in" \
 	            "results.json, or beside it under their date."; exit 1; }
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input \
-	    --CoalesceStreamsPreprocessor.enabled=True --output '$(STUDY).part.html' '$(PART).ipynb'
+	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --template report \
+	    --TemplateExporter.extra_template_basedirs=nbs/studies \
+	    --output '$(STUDY).part.html' '$(PART).ipynb'
 	@stamp=$$(date -u +%Y%m%d-%H%M%S); for kind in ipynb html; do \
 	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then \
 	    mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \

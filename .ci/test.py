@@ -162,26 +162,29 @@ def check_model(model, entry):
     check(f"{model}: accuracy is that of its confusion matrix", same, entry)
     common = most_common(entry)
     check(f"{model}: better than the most common class ({common:.3f})", entry["accuracy"] > common)
+    low, high = entry["intervals"]["accuracy"]
+    check(f"{model}: accuracy lies in its interval", low <= entry["accuracy"] <= high, entry["intervals"])
     costs = [entry[key] for key in ("fit_seconds", "predict_seconds_per_image", "peak_memory_mb")]
     check(f"{model}: costs are measured", min(costs) > 0, costs)
 
 
 def test_study():
-    "The comparison with Khan et al., at a tiny size."
-    out, texts = SCRATCH / "study", {"features": "lapaseg"}
+    "The comparison of methods with Khan et al., at a tiny size."
+    out, texts = SCRATCH / "study", {"methods": "lapaseg,lapaseg-mlp,fast"}
     results = results_of("khan2015", papermill("khan2015", out, KHAN, texts), out)
     if results is None: return
     keys = {"parameters", "models", "published", "provenance"}
-    check("results.json has its keys", keys <= set(results) and set(results["models"]) == {"rf", "et", "mlp"})
+    check("results.json has its keys", keys <= set(results) and ",".join(results["models"]) == texts["methods"])
     for model, entry in results["models"].items(): check_model(model, entry)
     parameters, origin = results["parameters"], results["provenance"]
-    kept = [parameters[key] for key in ("n_train", "features", "height")]
-    check("parameters are kept", kept == [3, "lapaseg", 96], parameters)
+    kept = [parameters[key] for key in ("n_train", "methods", "height")]
+    check("parameters are kept", kept == [3, texts["methods"], 96], parameters)
     whole = {"commit", "dirty", "versions", "cpu", "threads", "data"} <= set(origin)
     check("provenance is complete", whole and len(origin["data"]["manifest_sha256"]) == 64, origin)
     header, *rows = (out / "results.csv").read_text().splitlines()
-    first = f"rf,,accuracy,{results['models']['rf']['accuracy']}"
+    first = f"lapaseg,,accuracy,{results['models']['lapaseg']['accuracy']}"
     check("results.csv has the same rates", header == "model,class,metric,value" and first in rows, rows[:5])
+    test_report(out)
     test_refusals(out, texts)
     alone = SCRATCH / "alone"
     by_one = results_of("khan2015 with one worker",
@@ -189,6 +192,22 @@ def test_study():
     for model in results["models"] if by_one else ():
         both = [one["models"][model]["confusion"] for one in (results, by_one)]
         check(f"one worker and two give the same {model}", both[0] == both[1])
+
+
+def test_report(out):
+    "The report of a study is one HTML file that leads with the answer and needs no other host."
+    done = run("jupyter", "nbconvert", "--to", "html", "--no-input", "--template", "report",
+               f"--TemplateExporter.extra_template_basedirs={ROOT / 'nbs' / 'studies'}", out / "khan2015.ipynb")
+    check("a report is made", done.returncode == 0, done.stderr[-2000:])
+    if done.returncode: return
+    html = (out / "khan2015.html").read_text()
+    loads = re.findall(r"""(?:src|srcset|data)\s*=\s*["'](?!data:)[^"']+|<link|@import|url\(|<script""", html)
+    check("it asks no other host for anything", not loads, loads[:5])
+    order = ("<h1", "<h2", "is right on", "<table", ">Beside Khan et al.<a", "<details>")
+    places = [html.find(text) for text in order]
+    check("it leads with the answer and ends with what is folded", -1 not in places and places == sorted(places),
+          places)
+    check("it shows no progress bar", "face/s]" not in html)
 
 
 def test_refusals(out, texts):
@@ -201,10 +220,10 @@ def test_refusals(out, texts):
 
     message = "unknown parameter 'n_trian'; did you mean 'n_train'?"
     refused("an unknown parameter", message, {"n_trian": 3}, texts)
-    message = "unknown model 'svm'; there are: rf, et, mlp"
-    refused("a wrong model", message, {"seed": 5}, {"models": "rf,svm"})
+    message = "unknown method 'svm'; there are: khan2015, "
+    refused("a wrong method", message, {"seed": 5}, {"methods": "lapaseg,svm"})
     check("and leaves the earlier results.json", (out / "results.json").read_bytes() == before)
-    check("before anything is sampled", len(list(samples.iterdir())) == 1, list(samples.iterdir()))
+    check("before anything is sampled", len(list(samples.iterdir())) == 2, list(samples.iterdir()))
     results_of("khan2015 once more", papermill("khan2015", out, KHAN, texts), out)
     kept = [path for path in out.glob("results.*.json") if path.read_bytes() == before]
     check("and keeps the earlier results.json", len(kept) == 1, sorted(path.name for path in out.iterdir()))
