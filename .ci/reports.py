@@ -63,3 +63,15 @@ def overview():
                "data": " ".join(part for part in data if part), "headline": results.get("headline", ""),
                "date": origin["finished"][:10], "commit": origin["commit"][:10],
                "stale": is_stale(path.parent, results)}
+
+
+def headline_table(entries):
+    "The studies as a markdown table."
+    lines = ["| study | data | what it found | run |", "|---|---|---|---|"]
+    for one in entries:
+        folder = one["folder"].name
+        page = next((f", [report](published/{folder}/{path.name})" for path in one["folder"].glob("*.html")), "")
+        old = "; the code has changed since" if one["stale"] else ""
+        lines.append(f"| [{one['study']}](../nbs/studies/{one['study']}.ipynb) | {one['data']} | {one['headline']} | "
+                     f"{one['date']}, `{one['commit']}`{old} ([numbers](published/{folder}/results.json){page}) |")
+    return "\n".join(lines)
