@@ -7,7 +7,7 @@ __all__ = ['KHAN_2015', 'KHAN_2017', 'LAPA_DEEP', 'PUBLISHED', 'RATES_FIRST', 'R
            'parameter_table', 'faces_summary', 'recall_entry', 'published', 'rate_lines', 'percent_cell',
            'difference_cell', 'comparison_table', 'with_interval', 'best_method', 'answer', 'method_table',
            'method_words', 'class_sentence', 'shared_sentence', 'comparison_sentence', 'remarks', 'published_folder',
-           'beside_khan']
+           'beside_khan', 'headline']
 
 # %% ../nbs/25_report.ipynb #5df53018
 import json
@@ -158,8 +158,8 @@ def answer(
     models, n = results["models"], len(results["provenance"]["data"]["test"])
     best, counted = best_method(models), "face that it has" if n == 1 else "faces that it has"
     of = lambda name: f"with a mean F1 of {with_interval(models[name], 'mean_f1')} over the parts of the face"
-    said = (f"On {n} {counted} not seen, **{best} is right on {with_interval(models[best], 'accuracy')} of the "
-            f"pixels**, {of(best)}")
+    right = with_interval(models[best], "accuracy")
+    said = f"On {n} {counted} not seen, **{best} is right on {right} of the pixels**, {of(best)}"
     if PAPER not in models or best == PAPER: return said + "."
     return f"{said}; {WORDS[PAPER]} on {with_interval(models[PAPER], 'accuracy')}, {of(PAPER)}."
 
@@ -189,8 +189,8 @@ def class_sentence(
     "On which classes a method is best and worst."
     rates = {name: rate["f1"] for name, rate in models[best]["classes"].items() if name != "background"}
     found = {name: f1 for name, f1 in rates.items() if f1 is not None}
-    said = (f"The best class of {best} is {max(found, key=found.get)} (F1 {max(found.values()):.3f}), the worst "
-            f"{min(found, key=found.get)} ({min(found.values()):.3f}).")
+    said = (f"The best class of {best} is {max(found, key=found.get)} (F1 {max(found.values()):.3f}), the "
+            f"worst {min(found, key=found.get)} ({min(found.values()):.3f}).")
     if (by_f1 := max(models, key=lambda m: models[m]["mean_f1"])) == best: return said
     return f"{said} By mean F1, {by_f1} is ahead with {models[by_f1]['mean_f1']:.3f}."
 
@@ -200,9 +200,9 @@ def shared_sentence(
 ) -> str:
     "What a method scores on the test photographs that are not training photographs too."
     n, n_test = len(results["shared_photographs"]), len(results["provenance"]["data"]["test"])
-    return (f"{n} of the {n_test} test photographs are training photographs, byte for byte, as the data set is "
-            f"published. On the others {best} is right on {results['models'][best]['unseen_accuracy']:.2%} of "
-            "pixels.")
+    unseen = results["models"][best]["unseen_accuracy"]
+    return (f"{n} of the {n_test} test photographs are training photographs, byte for byte, as the data set "
+            f"is published. On the others {best} is right on {unseen:.2%} of pixels.")
 
 def comparison_sentence(
     name: str,  # of the published result
@@ -260,3 +260,42 @@ def beside_khan(
             day = committed["provenance"]["finished"][:10]
             found[f"{title}, published run of {day}"] = committed
     return found
+
+# %% ../nbs/25_report.ipynb #a133bb45
+def _pair(entry): return f"{100 * entry['accuracy']:.1f} % of pixels, mean F1 {100 * entry['mean_f1']:.1f} %"
+
+def _landmarks(r):
+    paper, recipe = (_pair(r["models"][name]) for name in ("rf, + HOG", "the recipe"))
+    return f"the features of the paper: {paper}; the recipe: {recipe}"
+
+def _poses(r):
+    by_pose = {angle: one["accuracy"] for angle, one in (r["by_pose"] or r["by_yaw"]).items()}
+    worst = min(by_pose, key=by_pose.get)
+    low, high = (100 * end(by_pose.values()) for end in (min, max))
+    return f"right on {low:.1f} to {high:.1f} % of the pixels at all angles, least at {worst} degrees"
+
+def _constants(r):
+    most = max(r["varied"], key=lambda one: abs(one["difference"]["mean_f1"]))
+    return (f"of {len(r['varied'])} changed values, {most['name']} = {most['value']} changes mean F1 most: "
+            f"{100 * most['difference']['mean_f1']:+.1f} points")
+
+def _synthetic(r):
+    test = next((name for name in r["tested_on"] if name != "rendered"), "rendered")
+    model = next(iter(r["models"])).split(",")[0]
+    found = [f"trained on {source} ({counts['faces']}) {_pair(r['models'][f'{model}, {source}, {test}'])}"
+             for source, counts in r["trained_on"].items()]
+    return f"on {test}: {'; '.join(found)}"
+
+def _benchmark(r):
+    ratio, peak = r["ratios"]["features"], r["peak_memory_mb"]["features"]
+    return f"features of a photograph {ratio:,.0f} times cheaper than a patch for each pixel, in {peak:.0f} MB"
+
+_HEADLINES = {"khan2015": answer, "landmarks": _landmarks, "poses": _poses, "constants": _constants,
+              "synthetic": _synthetic, "benchmark": _benchmark}
+
+def headline(
+    study: str,  # name of its notebook
+    results: dict,  # its results.json
+) -> str:  # markdown
+    "What a study found, in one line."
+    return _HEADLINES[study](results) if study in _HEADLINES else results["conclusion"]

@@ -286,10 +286,11 @@ def study_digest(
     study: str,  # name of a notebook in nbs/studies
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of the code that a study's numbers depend on."
-    modules = [path for path in sorted(Path(faceseg.__file__).parent.glob("*.py")) if path.stem not in NO_RESULTS]
+    modules = sorted(Path(faceseg.__file__).parent.glob("*.py"))
+    modules = [path.read_text() for path in modules if path.stem not in NO_RESULTS]
     notebook = json.loads((project_root() / "nbs" / "studies" / f"{study}.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return hashlib.sha256(json.dumps([path.read_text() for path in modules] + cells).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(modules + cells).encode()).hexdigest()
 
 def provenance(
     train: list[FaceFiles],  # training faces

@@ -175,7 +175,7 @@ def show_predictions(
 
 # %% ../nbs/26_viz.ipynb #2ae66bb1
 def show_methods(
-    rows: list[tuple[np.ndarray, np.ndarray, dict]],  # image (H, W, 3), truth, {method: prediction} of each face
+    rows: list[tuple[np.ndarray, np.ndarray, dict]],  # image (H, W, 3), truth, {method: prediction} of a face
     schema: LabelSchema,  # of the label maps
 ) -> Picture:  # len(rows) x (3 + methods) panels, and a legend
     "Show what several methods predict for some faces, a row each."
@@ -253,7 +253,8 @@ def plot_class_scores(
     width = 0.8 / len(results)  # a fifth of the space is left between two classes
     for s, (series, result) in enumerate(results.items()):
         values = [result["classes"].get(name, {}).get(metric) for name in schema.classes]
-        draw_bars(ax, np.arange(len(schema)) + (s + 0.5) * width - 0.4, values, width, series_color(s), series)
+        places = np.arange(len(schema)) + (s + 0.5) * width - 0.4
+        draw_bars(ax, places, values, width, series_color(s), series)
     ax.set_xticks(range(len(schema)), schema.classes, rotation=35, ha="right", rotation_mode="anchor",
                   fontsize=8)
     ax.set_ylim(0, 100)
