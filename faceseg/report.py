@@ -288,7 +288,7 @@ def _synthetic(r):
 
 def _benchmark(r):
     ratio, peak = r["ratios"]["features"], r["peak_memory_mb"]["features"]
-    return f"features of a photograph {ratio:,.0f} times cheaper than a patch for each pixel, in {peak:.0f} MB"
+    return f"features of a photograph {ratio:,.0f} times cheaper than a patch a pixel, in {peak:.0f} MB"
 
 _HEADLINES = {"khan2015": answer, "landmarks": _landmarks, "poses": _poses, "constants": _constants,
               "synthetic": _synthetic, "benchmark": _benchmark}

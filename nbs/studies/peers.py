@@ -1,4 +1,4 @@
-"""Deep networks that the learning curve compares with: U-Nets on whole photographs, trained from end to end."""
+"""Deep networks that the learning curve compares with: U-Nets on whole photographs, all layers trained."""
 
 import time
 from collections.abc import Iterator
@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faceseg.backbone import CHANNELS, STRIDES, backbone
+from faceseg.backbone import CHANNELS, backbone
 from faceseg.face import Face, mirror_face, resize_face, warp_face
-from faceseg.schema import LabelSchema, mirrored_ids
 
 SIZE = 320  # rows and columns of a network's input, in pixels
 WIDTHS = (24, 40, 64, 96, 128)  # channels at strides 2 to 32, from scratch
@@ -22,14 +21,16 @@ DECODER = (24, 32, 48, 64, 96)  # channels of the decoder at strides 2 to 32
 
 def block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
     "Convolution of 3x3 pixels, batch normalisation, ReLU."
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(True))
+    convolution = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU(True))
 
 
 class ScratchEncoder(nn.Module):
     "Two convolutions at each stride from 2 to 32."
     def __init__(self):
         super().__init__()
-        self.stages = nn.ModuleList(nn.Sequential(block(a, b, 2), block(b, b)) for a, b in pairwise((3, *WIDTHS)))
+        sizes = pairwise((3, *WIDTHS))
+        self.stages = nn.ModuleList(nn.Sequential(block(a, b, 2), block(b, b)) for a, b in sizes)
 
     def forward(self, x):
         outputs = []
@@ -162,4 +163,5 @@ def predict_peer(
     top, left = (SIZE - h) // 2, (SIZE - w) // 2
     with torch.inference_mode():
         logits = network(to_input([squared(Face(image)).image]))[:, :, top:top + h, left:left + w]
-        return F.interpolate(logits, size=(height, width), mode="bilinear").softmax(1)[0].permute(1, 2, 0).numpy()
+        proba = F.interpolate(logits, size=(height, width), mode="bilinear").softmax(1)[0]
+    return proba.permute(1, 2, 0).numpy()
