@@ -1,5 +1,6 @@
 # make report       run a study and render it: STUDY=khan2015|landmarks|synthetic|poses|constants|benchmark
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
+# make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
 # make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
 # make readme       README.md from nbs/index.ipynb
@@ -27,8 +28,8 @@ N_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 STUDY_PREFIX := $(patsubst %,%-,$(filter-out khan2015,$(STUDY)))
 OUT_DIR ?= reports/$(STUDY_PREFIX)$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
-TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS methods=METHODS \
-         class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
+TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS \
+         methods=METHODS class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
          recipe=RECIPE more_dir=MORE_DIR
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
@@ -42,7 +43,7 @@ given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
 PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) \
              $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 
-.PHONY: report test readme notebook environment
+.PHONY: report reports test readme notebook environment
 .DELETE_ON_ERROR:
 
 PART = $(OUT_DIR)/$(STUDY).part
@@ -62,6 +63,9 @@ report: $(READY)
 	    echo "An earlier $(STUDY).$$kind is kept as $(STUDY).$$stamp.$$kind."; fi; \
 	  mv '$(PART)'.$$kind '$(OUT_DIR)'/$(STUDY).$$kind; done
 	@echo "The report is $(OUT_DIR)/$(STUDY).html; its numbers are in results.json beside it."
+
+reports: $(READY)
+	@$(BIN)/python .ci/reports.py $(ONLY)
 
 test: $(READY)
 	@$(BIN)/python -c 'import mitsuba, pyoidn' 2>/dev/null \

@@ -1,21 +1,40 @@
-"""The published studies: re-run what is stale, and write reports/README.md and reports/index.html.
+"""The published studies: run again what is stale, and write reports/README.md and reports/index.html.
 
-A published result is stale when the code that it depends on has changed since: the modules of the package, but for
-those that only show or command, and its notebook. `--list` shows what is stale and runs nothing."""
-import html
+A published result is stale when code that it depends on has changed since: the modules of the package, but for
+those that only show or command, or its notebook. `--list` says what is stale and runs nothing; names of folders
+in reports/published run those alone."""
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import mistune
+
+from faceseg.report import headline
 from faceseg.study import study_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN, PUBLISHED = Path(sys.executable).parent, ROOT / "reports" / "published"
-SHOWN = ("demo",)  # data sets whose photographs may be published: their report is committed as HTML
+SHOWN = ("khan2015-demo",)  # of rendered faces alone, so that the report itself may be published
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>faceseg: published studies</title>
+<style>body {{ max-width: 60rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #d8dee4 }}</style>
+</head><body>
+{body}</body></html>
+"""
+HEAD = """# Published studies
+
+Each line is a study that was run, with its numbers committed in `results.json`. `make reports` runs again those
+whose code has changed since, and writes this page. Reports that show photographs of a data set are not committed:
+`make report` makes them. The recipes' scores are in the README of the project.
+
+"""
 
 
 def study_of(folder, results):
@@ -23,55 +42,63 @@ def study_of(folder, results):
     return results["provenance"].get("study") or folder.name.split("-")[0]
 
 
-def is_stale(folder, results):
-    "Whether the code of a published result has changed."
-    return results["provenance"].get("code") != study_digest(study_of(folder, results))
-
-
 def run_again(folder, results):
     "Run a published study with its own parameters; its numbers replace the published ones."
     study, out = study_of(folder, results), ROOT / "reports" / "runs" / folder.name
     out.mkdir(parents=True, exist_ok=True)
-    options = []
+    options = ["-r", "out_dir", str(out.relative_to(ROOT)), "-p", "n_workers", str(os.cpu_count())]
     for name, value in results["parameters"].items():
         if name in ("out_dir", "n_workers"): continue
         options += ["-r" if isinstance(value, str) else "-p", name, str(value)]
-    options += ["-r", "out_dir", str(out.relative_to(ROOT)), "-p", "n_workers", str(os.cpu_count())]
     notebook = out / f"{study}.ipynb"
     subprocess.run([BIN / "papermill", "--no-progress-bar", f"nbs/studies/{study}.ipynb", notebook, *options],
                    cwd=ROOT, check=True)
     for name in ("results.json", "results.csv"): shutil.copy(out / name, folder / name)
-    if results["parameters"].get("dataset") in SHOWN and "real_dir" not in results["parameters"]:
-        subprocess.run([BIN / "jupyter", "nbconvert", "--log-level=WARN", "--to", "html", "--no-input",
-                        "--template", "report", "--TemplateExporter.extra_template_basedirs=nbs/studies",
-                        "--output-dir", folder, "--output", f"{study}.html", notebook], cwd=ROOT, check=True)
+    if folder.name not in SHOWN: return
+    subprocess.run([BIN / "jupyter", "nbconvert", "--log-level=ERROR", "--to", "html", "--no-input",
+                    "--template", "report", "--TemplateExporter.extra_template_basedirs=nbs/studies",
+                    "--output-dir", folder, "--output", f"{study}.html", notebook], cwd=ROOT, check=True)
 
 
-def question(study):
-    "The line under the title of a study's notebook."
-    cells = json.loads((ROOT / "nbs" / "studies" / f"{study}.ipynb").read_text())["cells"]
-    return "".join(cells[0]["source"]).split("> ", 1)[1].splitlines()[0]
+def data_of(parameters):
+    "What a study's data are called, and how many faces it takes where that is not all."
+    where = Path(parameters.get("data_dir", "")).name
+    names = [where or parameters.get("dataset", ""), parameters.get("folder", "")]
+    n_train, n_test = parameters.get("n_train"), parameters.get("n_test")
+    counts = f"{n_train or 'all'} / {n_test or 'all'}" if n_train or n_test else ""
+    return " ".join(part for part in (*names, counts) if part)
 
 
-def overview():
-    "One entry a published study: folder, study, data, headline, date, commit, whether it is stale."
+def line(folder, results, stale):
+    "A study as a row of the table."
+    study, origin = study_of(folder, results), results["provenance"]
+    pages = [f"[{path.stem}](published/{folder.name}/{path.name})" for path in sorted(folder.glob("*.html"))]
+    links = ", ".join([*pages, f"[numbers](published/{folder.name}/results.json)"])
+    when = f"{origin['finished'][:10]}, `{origin['commit'][:10]}`{', older code' if stale else ''}"
+    cells = (f"[{study}](../nbs/studies/{study}.ipynb)", data_of(results["parameters"]),
+             headline(study, results), when, links)
+    return f"| {' | '.join(cells)} |"
+
+
+def main(wanted, list_only):
+    lines = ["| study | data | what it found | run | |", "|---|---|---|---|---|"]
     for path in sorted(PUBLISHED.glob("*/results.json")):
-        results = json.loads(path.read_text())
-        p, origin = results["parameters"], results["provenance"]
-        data = [p.get("dataset", ""), p.get("folder", ""), Path(p.get("data_dir", "")).name]
-        yield {"folder": path.parent, "study": study_of(path.parent, results),
-               "data": " ".join(part for part in data if part), "headline": results.get("headline", ""),
-               "date": origin["finished"][:10], "commit": origin["commit"][:10],
-               "stale": is_stale(path.parent, results)}
+        folder, results = path.parent, json.loads(path.read_text())
+        stale = results["provenance"].get("code") != study_digest(study_of(folder, results))
+        if list_only: print(f"{'stale ' if stale else 'as now'} {folder.name}")
+        elif folder.name in wanted or (stale and not wanted):
+            print(f"running {folder.name}", flush=True)
+            run_again(folder, results)
+            results, stale = json.loads(path.read_text()), False
+        lines.append(line(folder, results, stale))
+    if list_only: return
+    text = HEAD + "\n".join(lines) + "\n"
+    (ROOT / "reports" / "README.md").write_text(text)
+    body = mistune.create_markdown(plugins=["table"])(text)
+    (ROOT / "reports" / "index.html").write_text(PAGE.format(body=body))
+    print("reports/README.md and reports/index.html are written")
 
 
-def headline_table(entries):
-    "The studies as a markdown table."
-    lines = ["| study | data | what it found | run |", "|---|---|---|---|"]
-    for one in entries:
-        folder = one["folder"].name
-        page = next((f", [report](published/{folder}/{path.name})" for path in one["folder"].glob("*.html")), "")
-        old = "; the code has changed since" if one["stale"] else ""
-        lines.append(f"| [{one['study']}](../nbs/studies/{one['study']}.ipynb) | {one['data']} | {one['headline']} | "
-                     f"{one['date']}, `{one['commit']}`{old} ([numbers](published/{folder}/results.json){page}) |")
-    return "\n".join(lines)
+if __name__ == "__main__":
+    options = sys.argv[1:]
+    main([name for name in options if name != "--list"], "--list" in options)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SERIES_COLORS', 'overlay', 'outline', 'error_map', 'Picture', 'legend_patches', 'draw_landmarks', 'show_face',
-           'show_predictions', 'show_methods', 'plot_confusion', 'series_color', 'plot_class_scores', 'learning_curve']
+           'show_predictions', 'show_methods', 'plot_confusion', 'series_color', 'plot_class_scores', 'learning_curve',
+           'curves_with_spread']
 
 # %% ../nbs/26_viz.ipynb #e28484c1
 from io import BytesIO
@@ -286,4 +287,32 @@ def learning_curve(
     ax.set_ylabel(ylabel)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
+    return fig
+
+# %% ../nbs/26_viz.ipynb #ed6e0cbc
+def curves_with_spread(
+    x: list[float] | dict[str, list],  # positions, for all series or by name; None leaves a gap
+    panels: dict[str, dict[str, list]],  # {title: {series: (mean, spread) an x, from 0 to 1, or None}}
+    xlabel: str = "",  # what x is
+) -> Picture:  # a panel a title
+    "Plot means and their spread, in per cent, over a logarithmic x that may begin at 0."
+    fig = Picture(figsize=(3.3 * len(panels), 3.2), layout="constrained")
+    axes, all_x = fig.subplots(1, len(panels), squeeze=False)[0], set()
+    for ax, (title, series) in zip(axes, panels.items()):
+        for k, (name, values) in enumerate(series.items()):
+            places = x[name] if isinstance(x, dict) else x
+            there = [(at, *value) for at, value in zip(places, values) if None not in (at, value)]
+            if not there: continue
+            at, mean, spread = np.array(there, float).T * [[1], [100], [100]]
+            all_x |= set(at)
+            ax.plot(at, mean, ".-", color=series_color(k), ls=("-", "--")[k // len(SERIES_COLORS)], label=name)
+            ax.fill_between(at, mean - spread, mean + spread, color=series_color(k), alpha=0.15, lw=0)
+        smallest = min((one for one in all_x if one > 0), default=1)
+        ax.set_xscale("symlog", base=2, linthresh=smallest)
+        if not isinstance(x, dict): ax.set_xticks(x, [f"{value:g}" for value in x], rotation=45)
+        ax.set_xlabel(xlabel)
+        ax.set_title(f"{title}, %", fontsize=9)
+        ax.grid(alpha=0.3)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return fig

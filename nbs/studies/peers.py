@@ -1,9 +1,9 @@
 """Deep networks that the learning curve compares with: U-Nets on whole photographs, all layers trained."""
 
 import time
-from collections.abc import Iterator
 from copy import deepcopy
-from itertools import islice, pairwise
+from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +12,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from faceseg.backbone import CHANNELS, backbone
+from faceseg.datasets import list_faces
 from faceseg.face import Face, mirror_face, resize_face, warp_face
+from faceseg.files import read_face
 
-SIZE = 320  # rows and columns of a network's input, in pixels
+PEERS = {  # name -> whether the encoder is pretrained, whether it begins from rendered faces
+    "unet": (False, False), "unet-imagenet": (True, False),
+    "unet+rendered": (False, True), "unet-imagenet+rendered": (True, True)}
 WIDTHS = (24, 40, 64, 96, 128)  # channels at strides 2 to 32, from scratch
-DECODER = (24, 32, 48, 64, 96)  # channels of the decoder at strides 2 to 32
+DECODER = (24, 32, 48, 64)  # channels of the decoder at strides 2 to 16
+BATCH, SHARE = 8, 0.75  # faces a step; of them photographs, where there are rendered ones too
+RATES = {True: (2e-4, 1e-3), False: (2e-3, 2e-3)}  # pretrained or not: largest rate of encoder and decoder
+WEIGHT_DECAY = 1e-2
 
 
 def block(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -42,14 +49,13 @@ class UNet(nn.Module):
     "An encoder's maps, from coarse to fine: upsampled, joined with the next finer ones, convolved twice."
     def __init__(self,
         n_classes: int,  # of the labels
-        pretrained: bool,  # encoder: the backbone of the recipe `deep`, or one from scratch
+        pretrained: bool,  # the encoder: the backbone of the recipe `deep`, or one from scratch
     ):
         super().__init__()
-        self.pretrained = pretrained
         self.encoder = deepcopy(backbone()).requires_grad_(True) if pretrained else ScratchEncoder()
         channels = CHANNELS if pretrained else WIDTHS
         n, stages = channels[-1], []
-        for skip, width in zip(channels[-2::-1], DECODER[-2::-1]):
+        for skip, width in zip(channels[-2::-1], DECODER[::-1]):
             stages.append(nn.Sequential(block(n + skip, width), block(width, width)))
             n = width
         self.decoder, self.head = nn.ModuleList(stages), nn.Conv2d(n, n_classes, 1)
@@ -61,24 +67,28 @@ class UNet(nn.Module):
         return F.interpolate(self.head(y), size=x.shape[2:], mode="bilinear")
 
 
-def squared(face: Face) -> Face:  # SIZE rows and columns, the photograph in the middle, its border continued
+def squared(
+    face: Face,  # any face
+    size: int,  # rows and columns of the result
+) -> Face:  # the photograph in the middle, its border continued
     "A photograph as a network reads it."
     height, width = face.image.shape[:2]
-    face = resize_face(face, round(SIZE * height / max(height, width)))
+    face = resize_face(face, round(size * height / max(height, width)))
     height, width = face.image.shape[:2]
-    shift = np.array([[1.0, 0, (SIZE - width) // 2], [0, 1, (SIZE - height) // 2]])
-    return warp_face(face, shift, (SIZE, SIZE), "replicate")
+    shift = np.array([[1.0, 0, (size - width) // 2], [0, 1, (size - height) // 2]])
+    return warp_face(face, shift, (size, size), "replicate")
 
 
 def altered(
     face: Face,  # from `squared`
     rng: np.random.Generator,
-) -> Face:
-    "Mirrored or not, nearer or farther, turned, shifted, in another light."
+) -> Face:  # of the same size, without landmarks
+    "Mirrored or not, nearer or farther, turned, shifted, in another light, seldom without colour."
     if rng.random() < 0.5: face = mirror_face(face)
-    affine = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), rng.normal(0, 8), np.exp(rng.normal(0, 0.12)))
-    affine[:, 2] += rng.normal(0, 0.04 * SIZE, 2)
-    face = warp_face(face, affine, (SIZE, SIZE), "replicate")
+    size = len(face.image)
+    affine = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 8), np.exp(rng.normal(0, 0.12)))
+    affine[:, 2] += rng.normal(0, 0.04 * size, 2)
+    face = warp_face(face, affine, (size, size), "replicate")
     image = face.image.astype(np.float32) / 255
     gamma, gain, shift = np.exp(rng.normal(0, 0.2)), np.exp(rng.normal(0, 0.08, 3)), rng.normal(0, 0.03, 3)
     if rng.random() < 0.15: image = image.mean(2, keepdims=True).repeat(3, 2)
@@ -104,64 +114,78 @@ def loss_of(
     return F.cross_entropy(logits, labels) + 1 - (2 * both / all_of)[there].mean()
 
 
-def batches(
-    photographs: list[Face],  # from `squared`
-    rendered: list[Face],  # from `squared`, too; may be empty
-    seed: int,
-    size: int = 8,  # faces a batch
-    share: float = 0.75,  # of photographs, where there are both
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # (N, 3, H, W), int64 (N, H, W), without end
-    "Altered faces, each as often as the others of its kind."
-    rng, queues = np.random.default_rng(seed), {}
-    while True:
+class Peer:
+    "A network that learns in stages: each `train` begins from the weights of the last."
+    def __init__(self,
+        name: str,  # one of PEERS
+        size: int,  # rows and columns that it reads
+        seed: int,  # for weights, order and alterations
+        n_classes: int,  # of the labels
+    ):
+        self.pretrained, self.rendered = PEERS[name]
+        self.size, self.rng, self.cpu_seconds, self.losses = size, np.random.default_rng(seed), 0.0, []
+        torch.manual_seed(seed)
+        self.network = UNet(n_classes, self.pretrained).to(memory_format=torch.channels_last).eval()
+
+    def batch(self, pools, queues):
+        "Altered faces of one step, each face of a pool as often as the others."
         chosen = []
-        for _ in range(size):
-            pool = photographs if not rendered or (photographs and rng.random() < share) else rendered
-            queue = queues.setdefault(id(pool), [])
-            if not queue: queue.extend(rng.permutation(len(pool)))
-            chosen.append(altered(pool[queue.pop()], rng))
-        yield (to_input([face.image for face in chosen]),
-               torch.from_numpy(np.stack([face.labels for face in chosen])).long())
+        for _ in range(BATCH):
+            k = 0 if pools[0] and (not pools[1] or self.rng.random() < SHARE) else 1
+            if not queues[k]: queues[k].extend(self.rng.permutation(len(pools[k])))
+            chosen.append(altered(pools[k][queues[k].pop()], self.rng))
+        labels = torch.from_numpy(np.stack([face.labels for face in chosen])).long()
+        return to_input([face.image for face in chosen]), labels
 
+    def train(self,
+        photographs: list[Face],  # labelled; may be none where there are rendered ones
+        n_steps: int,
+    ):
+        "AdamW with a cosine schedule, all layers; sets `losses`, and adds to `cpu_seconds`."
+        start = time.process_time()
+        rendered = [read_face(one) for one in list_faces("demo", split="train")] if self.rendered else []
+        pools = [[squared(face, self.size) for face in faces] for faces in (photographs, rendered)]
+        network, (slow, fast) = self.network.train(), RATES[self.pretrained]
+        decoder = [*network.decoder.parameters(), *network.head.parameters()]
+        groups = [{"params": network.encoder.parameters(), "lr": slow}, {"params": decoder, "lr": fast}]
+        optimiser, warm = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY), max(1, n_steps // 20)
+        rise_and_fall = lambda k: min(1, (k + 1) / warm) * 0.5 * (1 + np.cos(np.pi * k / n_steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rise_and_fall)
+        losses, queues = [], ([], [])
+        for _ in range(n_steps):
+            images, labels = self.batch(pools, queues)
+            loss = loss_of(network(images), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        network.eval()
+        self.losses = [float(part.mean()) for part in np.array_split(losses, min(20, n_steps))]
+        self.cpu_seconds += time.process_time() - start
 
-def train_peer(
-    network: UNet,  # changed
-    data: Iterator,  # from `batches`
-    n_steps: int,
-    rate: float,  # largest learning rate; of a pretrained encoder a fifth of it
-) -> dict:  # CPU seconds, and the mean loss of each twentieth of the steps
-    "AdamW with a cosine schedule, all layers."
-    slower = 0.2 if network.pretrained else 1.0
-    groups = [{"params": network.encoder.parameters(), "lr": slower * rate},
-              {"params": [*network.decoder.parameters(), *network.head.parameters()], "lr": rate}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
-    warm = max(1, n_steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1, (k + 1) / warm) * 0.5 * (1 + np.cos(np.pi * k / n_steps)))
-    start, losses = time.process_time(), []
-    network.train()
-    for images, labels in islice(data, n_steps):
-        loss = loss_of(network(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    network.eval()
-    return {"cpu_seconds": time.process_time() - start,
-            "losses": [float(part.mean()) for part in np.array_split(losses, 20)]}
+    def predict_proba(self,
+        image: np.ndarray,  # uint8 (H, W, 3), RGB
+    ) -> np.ndarray:  # float32 (H, W, C)
+        "Class probabilities of every pixel of a photograph."
+        height, width = image.shape[:2]
+        h, w = (round(self.size * side / max(height, width)) for side in (height, width))
+        top, left = (self.size - h) // 2, (self.size - w) // 2
+        with torch.inference_mode():
+            logits = self.network(to_input([squared(Face(image), self.size).image]))
+            logits = logits[:, :, top:top + h, left:left + w]
+            proba = F.interpolate(logits, size=(height, width), mode="bilinear").softmax(1)[0]
+        return proba.permute(1, 2, 0).numpy()
 
+    def save(self, path: Path):
+        "Keep weights, cost and random state."
+        part = path.with_suffix(".part")
+        torch.save({"weights": self.network.state_dict(), "cpu_seconds": self.cpu_seconds,
+                    "rng": self.rng.bit_generator.state}, part)
+        part.rename(path)
 
-def predict_peer(
-    network: UNet,  # trained
-    image: np.ndarray,  # uint8 (H, W, 3), RGB
-) -> np.ndarray:  # float32 (H, W, C)
-    "Class probabilities of every pixel of a photograph."
-    height, width = image.shape[:2]
-    scale = SIZE / max(height, width)
-    h, w = round(scale * height), round(scale * width)
-    top, left = (SIZE - h) // 2, (SIZE - w) // 2
-    with torch.inference_mode():
-        logits = network(to_input([squared(Face(image)).image]))[:, :, top:top + h, left:left + w]
-        proba = F.interpolate(logits, size=(height, width), mode="bilinear").softmax(1)[0]
-    return proba.permute(1, 2, 0).numpy()
+    def load(self, path: Path):
+        "Go on from what was kept."
+        kept = torch.load(path, weights_only=True)
+        self.network.load_state_dict(kept["weights"])
+        self.cpu_seconds, self.rng.bit_generator.state = kept["cpu_seconds"], kept["rng"]
