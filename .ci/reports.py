@@ -1,8 +1,8 @@
 """The published studies: run again what is stale, and write reports/README.md and reports/index.html.
 
-A published result is stale when code that it depends on has changed since: the modules of the package, but for
-those that only show or command, or its notebook. `--list` says what is stale and runs nothing; names of folders
-in reports/published run those alone."""
+A published result is stale when code that it depends on has changed since: the modules of the package, but
+for those that only show or command, or its notebook. `--list` says what is stale and runs nothing; names of
+folders in reports/published run those alone."""
 import json
 import os
 import shutil
@@ -20,19 +20,26 @@ BIN, PUBLISHED = Path(sys.executable).parent, ROOT / "reports" / "published"
 SHOWN = ("khan2015-demo",)  # of rendered faces alone, so that the report itself may be published
 
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>faceseg: published studies</title>
-<style>body {{ max-width: 60rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif }}
+<style>
+body {{ max-width: 60rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #d8dee4 }}</style>
-</head><body>
-{body}</body></html>
+th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #d8dee4 }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
 """
 HEAD = """# Published studies
 
-Each line is a study that was run, with its numbers committed in `results.json`. `make reports` runs again those
-whose code has changed since, and writes this page. Reports that show photographs of a data set are not committed:
-`make report` makes them. The recipes' scores are in the README of the project.
+Each line is a study that was run, with its numbers committed in `results.json`. `make reports` runs again
+those whose code has changed since, and writes this page. Reports that show photographs of a data set are not
+committed: `make report` makes them. The recipes' scores are in the README of the project.
 
 """
 

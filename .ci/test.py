@@ -173,8 +173,8 @@ def test_study():
     out, texts = SCRATCH / "study", {"methods": "lapaseg,lapaseg-mlp,fast"}
     results = results_of("khan2015", papermill("khan2015", out, KHAN, texts), out)
     if results is None: return
-    keys = {"parameters", "models", "published", "provenance"}
-    check("results.json has its keys", keys <= set(results) and ",".join(results["models"]) == texts["methods"])
+    keys, found = {"parameters", "models", "published", "provenance"}, ",".join(results["models"])
+    check("results.json has its keys", keys <= set(results) and found == texts["methods"], found)
     for model, entry in results["models"].items(): check_model(model, entry)
     parameters, origin = results["parameters"], results["provenance"]
     kept = [parameters[key] for key in ("n_train", "methods", "height")]
@@ -196,8 +196,9 @@ def test_study():
 
 def test_report(out):
     "The report of a study is one HTML file that leads with the answer and needs no other host."
-    done = run("jupyter", "nbconvert", "--to", "html", "--no-input", "--template", "report",
-               f"--TemplateExporter.extra_template_basedirs={ROOT / 'nbs' / 'studies'}", out / "khan2015.ipynb")
+    where = ROOT / "nbs" / "studies"
+    template = ("--template", "report", f"--TemplateExporter.extra_template_basedirs={where}")
+    done = run("jupyter", "nbconvert", "--to", "html", "--no-input", *template, out / "khan2015.ipynb")
     check("a report is made", done.returncode == 0, done.stderr[-2000:])
     if done.returncode: return
     html = (out / "khan2015.html").read_text()
@@ -205,8 +206,8 @@ def test_report(out):
     check("it asks no other host for anything", not loads, loads[:5])
     order = ("<h1", "<h2", "is right on", "<table", ">Beside Khan et al.<a", "<details>")
     places = [html.find(text) for text in order]
-    check("it leads with the answer and ends with what is folded", -1 not in places and places == sorted(places),
-          places)
+    ordered = -1 not in places and places == sorted(places)
+    check("it leads with the answer and ends with what is folded", ordered, places)
     check("it shows no progress bar", "face/s]" not in html)
 
 
@@ -227,6 +228,24 @@ def test_refusals(out, texts):
     results_of("khan2015 once more", papermill("khan2015", out, KHAN, texts), out)
     kept = [path for path in out.glob("results.*.json") if path.read_bytes() == before]
     check("and keeps the earlier results.json", len(kept) == 1, sorted(path.name for path in out.iterdir()))
+
+
+def test_learning_curve():
+    "The learning curve, at a tiny size."
+    out = SCRATCH / "curve"
+    tiny = {"draws": 1, "n_test": 2, "steps": 2, "rendered_steps": 2, "size": 64, "n_workers": 2}
+    texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "counts": "0,2",
+             "methods": "hsv32+location/et/image,unet+rendered,unet"}
+    results = results_of("learning_curve", papermill("learning_curve", out, tiny, texts), out)
+    if results is None: return
+    points = [(one["method"], one["n"]) for one in results["points"]]
+    expected = [("hsv32+location/et/image", 2), ("unet", 2), ("unet+rendered", 0), ("unet+rendered", 2)]
+    check("each method has its points", sorted(points) == sorted(expected), points)
+    files = {path: path.read_bytes() for path in (out / "points").glob("*.json")}
+    next(path for path in files if path.name.startswith("unet-2")).unlink()
+    again = results_of("learning_curve once more", papermill("learning_curve", out, tiny, texts), out)
+    kept = all(path.read_bytes() == data for path, data in files.items() if "unet-2" not in path.name)
+    check("a stopped run goes on with the points that are there", again is not None and kept)
 
 
 def test_landmarks():
@@ -359,8 +378,8 @@ def test_benchmark():
     check("cost is measured", min(costs) > 0, costs)
 
 
-TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_landmarks, test_synthetic,
-         test_constants, test_poses, test_benchmark)
+TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_learning_curve,
+         test_landmarks, test_synthetic, test_constants, test_poses, test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()

@@ -305,8 +305,9 @@ def curves_with_spread(
             if not there: continue
             at, mean, spread = np.array(there, float).T * [[1], [100], [100]]
             all_x |= set(at)
-            ax.plot(at, mean, ".-", color=series_color(k), ls=("-", "--")[k // len(SERIES_COLORS)], label=name)
-            ax.fill_between(at, mean - spread, mean + spread, color=series_color(k), alpha=0.15, lw=0)
+            color, style = series_color(k), ("-", "--")[k // len(SERIES_COLORS) % 2]
+            ax.plot(at, mean, marker=".", ls=style, color=color, label=name)
+            ax.fill_between(at, mean - spread, mean + spread, color=color, alpha=0.15, lw=0)
         smallest = min((one for one in all_x if one > 0), default=1)
         ax.set_xscale("symlog", base=2, linthresh=smallest)
         if not isinstance(x, dict): ax.set_xticks(x, [f"{value:g}" for value in x], rotation=45)
