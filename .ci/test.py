@@ -248,6 +248,21 @@ def test_learning_curve():
     check("a stopped run goes on with the points that are there", again is not None and kept)
 
 
+def test_failures():
+    "Where the model that ships is wrong, on a few faces."
+    out = SCRATCH / "failures"
+    results = results_of("failures", papermill("failures", out, {"n_test": 4, "n_workers": 2}, {}), out)
+    if results is None: return
+    entry, (pixels, wrong) = next(iter(results["models"].values())), results["by_distance"]
+    share = 1 - sum(wrong) / sum(pixels)
+    check("every pixel has its distance from a boundary", sum(pixels) == 4 * 512 * 512, sum(pixels))
+    check("and its error is counted once", abs(share - entry["accuracy"]) < 1e-9, (share, entry["accuracy"]))
+    check("faces are in groups", {"yaw", "skin tone", "hair"} <= set(results["groups"]), results["groups"])
+    errors = results["calibration"]
+    small = all(0 <= errors[key] < 0.5 for key in ("ece", "ece_with_temperature"))
+    check("calibration is measured", small, errors)
+
+
 def test_landmarks():
     "Landmarks as features, at a tiny size."
     out = SCRATCH / "landmarks"
@@ -379,7 +394,7 @@ def test_benchmark():
 
 
 TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_learning_curve,
-         test_landmarks, test_synthetic, test_constants, test_poses, test_benchmark)
+         test_failures, test_landmarks, test_synthetic, test_constants, test_poses, test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()
