@@ -248,6 +248,22 @@ def test_learning_curve():
     check("a stopped run goes on with the points that are there", again is not None and kept)
 
 
+def test_ablation():
+    "A recipe without two of its parts, at a tiny size."
+    out = SCRATCH / "ablation"
+    tiny = {"n_train": 3, "n_test": 3, "n_workers": 2}
+    texts = {"recipes": "fast", "only": "altered copies,surroundings"}
+    results = results_of("ablation", papermill("ablation", out, tiny, texts), out)
+    if results is None: return
+    parts = {name.removeprefix("fast without ") for name in results["models"]}
+    check("each part is left out", parts == {"nothing", "altered copies", "surroundings"}, parts)
+    for part, found in results["differences"]["fast"].items():
+        both = [results["models"][f"fast without {one}"]["mean_f1"] for one in (part, "nothing")]
+        value, low, high = found["mean_f1"]
+        check(f"without {part}: the difference lies in its interval",
+              abs(value - (both[0] - both[1])) < 1e-9 and low <= value <= high, found)
+
+
 def test_failures():
     "Where the model that ships is wrong, on a few faces."
     out = SCRATCH / "failures"
@@ -394,7 +410,8 @@ def test_benchmark():
 
 
 TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_learning_curve,
-         test_failures, test_landmarks, test_synthetic, test_constants, test_poses, test_benchmark)
+         test_ablation, test_failures, test_landmarks, test_synthetic, test_constants, test_poses,
+         test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()
