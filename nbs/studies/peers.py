@@ -106,12 +106,14 @@ def loss_of(
     logits: torch.Tensor,  # (N, C, H, W)
     labels: torch.Tensor,  # int64 (N, H, W)
 ) -> torch.Tensor:
-    "Cross entropy, and one minus the mean Dice coefficient, which is F1 of probabilities."
+    """Cross entropy, rare classes weighted by the square root of their rarity, and one minus the mean Dice
+    coefficient, which is F1 of probabilities."""
     truth = F.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2).float()
-    proba = logits.softmax(1)
-    both, all_of = (proba * truth).sum((0, 2, 3)), (proba + truth).sum((0, 2, 3))
-    there = truth.sum((0, 2, 3)) > 0
-    return F.cross_entropy(logits, labels) + 1 - (2 * both / all_of)[there].mean()
+    proba, pixels = logits.softmax(1), truth.sum((0, 2, 3))
+    both, all_of = (proba * truth).sum((0, 2, 3)), proba.sum((0, 2, 3)) + pixels
+    weights = pixels.clamp(min=1).rsqrt() * (pixels > 0)
+    entropy = F.cross_entropy(logits, labels, weights)
+    return entropy + 1 - (2 * both / all_of)[pixels > 0].mean()
 
 
 class Peer:
