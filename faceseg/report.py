@@ -82,7 +82,7 @@ def published(
 
 # %% ../nbs/25_report.ipynb #262b0b83
 RATES_FIRST = ("accuracy", "mean_f1")  # the scores of the first table
-RATES = {"accuracy": "accuracy", "accuracy, unseen photographs": "unseen_accuracy", "mean F1": "mean_f1",
+RATES = {"accuracy": "accuracy", "accuracy, unseen": "unseen_accuracy", "mean F1": "mean_f1",
          "mean recall": "mean_recall"}  # title of a line -> key of an entry
 
 def rate_lines(
@@ -90,7 +90,7 @@ def rate_lines(
     entry: dict,  # of a model, or published
 ) -> dict[str, float | None]:  # title of a line -> rate, None where there is none
     "The rates of an entry in the order of the comparison table."
-    recalls = {f"recall {name}": entry.get("classes", {}).get(name, {}).get("recall") for name in class_names}
+    recalls = {name: entry.get("classes", {}).get(name, {}).get("recall") for name in class_names}
     return {title: entry.get(key) for title, key in RATES.items()} | recalls
 
 def percent_cell(
@@ -113,16 +113,15 @@ def comparison_table(
     "Our models beside the published numbers."
     ours, theirs = results["models"], results["published"]
     class_names = list(next(iter(ours.values()))["classes"])
-    columns = {name: rate_lines(class_names, entry) for name, entry in (ours | theirs).items()}
+    lines = {name: rate_lines(class_names, entry) for name, entry in (ours | theirs).items()}
     comparable = [name for name, entry in theirs.items() if entry.get("comparable", True)]
-    table = ["| | " + " | ".join([*columns, "difference"]) + " |",
-             "|---" + "|---:" * (len(columns) + 1) + "|"]
-    for title in next(iter(columns.values())):
-        rates = {name: column[title] for name, column in columns.items()}
-        if all(rate is None for rate in rates.values()): continue
-        difference = difference_cell([rates[name] for name in ours], [rates[name] for name in comparable])
-        table.append(f"| {title} | " + " | ".join([*map(percent_cell, rates.values()), difference]) + " |")
-    return "\n".join(table)
+    there = [title for title in next(iter(lines.values()))
+             if any(line[title] is not None for line in lines.values())]
+    rows = [["", *there]]
+    rows += [[name, *(percent_cell(line[title]) for title in there)] for name, line in lines.items()]
+    of = lambda names, title: [lines[name][title] for name in names]
+    rows.append(["difference", *(difference_cell(of(ours, title), of(comparable, title)) for title in there)])
+    return padded_table(rows)
 
 # %% ../nbs/25_report.ipynb #b1472ed2
 PAPER = "khan2015"  # the method that others are compared with
