@@ -290,8 +290,8 @@ def study_digest(
     modules = [path.read_text() for path in modules if path.stem not in NO_RESULTS]
     notebook = json.loads((project_root() / "nbs" / "studies" / f"{study}.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    last = max(k for k, cell in enumerate(cells) if "write_results(" in cell)  # what follows only shows
-    cells = cells[:last + 1]
+    writing = [k for k, cell in enumerate(cells) if "write_results(" in cell]
+    if writing: cells = cells[:writing[-1] + 1]  # what follows only shows
     return hashlib.sha256(json.dumps(modules + cells).encode()).hexdigest()
 
 def provenance(
