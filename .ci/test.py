@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from house import checks
@@ -409,9 +410,14 @@ def test_benchmark():
     check("cost is measured", min(costs) > 0, costs)
 
 
-TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_study, test_learning_curve,
-         test_ablation, test_failures, test_landmarks, test_synthetic, test_constants, test_poses,
-         test_benchmark)
+def test_studies():
+    "The studies, several at a time: much of each is one core's work."
+    studies = (test_study, test_learning_curve, test_ablation, test_failures, test_landmarks, test_synthetic,
+               test_constants, test_poses)
+    with ThreadPoolExecutor(min(CORES, 4)) as pool: list(pool.map(lambda test: test(), studies))
+
+
+TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_studies, test_benchmark)
 
 if __name__ == "__main__":
     start = time.time()
