@@ -17,7 +17,7 @@ from faceseg.study import study_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN, PUBLISHED = Path(sys.executable).parent, ROOT / "reports" / "published"
-SHOWN = ("khan2015-demo",)  # of rendered faces alone, so that the report itself may be published
+SHOWN = ("khan2015-demo", "failures-demo")  # of rendered faces alone: the reports themselves are published
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
