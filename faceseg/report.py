@@ -143,6 +143,7 @@ def with_interval(
     ends = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
     return f"{100 * entry[key]:.1f} %{ends}"
 
+# %% ../nbs/25_report.ipynb #e20a3cd7
 def best_method(
     models: dict,  # methods, as in results.json
 ) -> str:

@@ -6,10 +6,11 @@
 __all__ = ['IPYTHON_NAMES', 'WHOLE', 'CROPPED', 'METHODS', 'PACKAGES', 'NO_RESULTS', 'check_unknown', 'check_parameters',
            'project_path', 'readable_faces', 'shared_photographs', 'study_faces', 'resident_mb', 'PeakMemory',
            'method_settings', 'method_segmenter', 'classifier_settings', 'evaluate_segmenter', 'run_model',
-           'run_method', 'git_output', 'cpu_name', 'study_digest', 'provenance', 'rate_rows', 'archive_older',
+           'run_method', 'git_output', 'cpu_name', 'provenance', 'study_digest', 'rate_rows', 'archive_older',
            'write_results']
 
 # %% ../nbs/24_study.ipynb #fe060b1c
+import ast
 import csv
 import difflib
 import hashlib
@@ -280,20 +281,6 @@ def cpu_name() -> str:  # as the system calls it
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
-NO_RESULTS = ("_modidx", "batch", "cli", "options", "report", "viz")  # modules that no number depends on
-
-def study_digest(
-    study: str,  # name of a notebook in nbs/studies
-) -> str:  # 64 hexadecimal digits
-    "SHA-256 of the code that a study's numbers depend on."
-    modules = sorted(Path(faceseg.__file__).parent.glob("*.py"))
-    modules = [path.read_text() for path in modules if path.stem not in NO_RESULTS]
-    notebook = json.loads((project_root() / "nbs" / "studies" / f"{study}.ipynb").read_text())
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    writing = [k for k, cell in enumerate(cells) if "write_results(" in cell]
-    if writing: cells = cells[:writing[-1] + 1]  # what follows only shows
-    return hashlib.sha256(json.dumps(modules + cells).encode()).hexdigest()
-
 def provenance(
     train: list[FaceFiles],  # training faces
     test: list[FaceFiles],  # test faces
@@ -310,6 +297,22 @@ def provenance(
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "data": {"manifest_sha256": manifest_hash(file_manifest(train + test)),
                      "train": [face.name for face in train], "test": [face.name for face in test]}}
+
+# %% ../nbs/24_study.ipynb #32b53264
+NO_RESULTS = ("_modidx", "batch", "cli", "options", "report", "viz")  # modules that no number depends on
+
+def study_digest(
+    study: str,  # name of a notebook in nbs/studies
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of the code that a study's numbers depend on."
+    modules = sorted(Path(faceseg.__file__).parent.glob("*.py"))
+    modules = [path.read_text() for path in modules if path.stem not in NO_RESULTS]
+    notebook = json.loads((project_root() / "nbs" / "studies" / f"{study}.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    writing = [k for k, cell in enumerate(cells) if "write_results(" in cell]
+    if writing: cells = cells[:writing[-1] + 1]  # what follows only shows
+    without_comments = [ast.unparse(ast.parse(text)) for text in modules + cells]
+    return hashlib.sha256(json.dumps(without_comments).encode()).hexdigest()
 
 # %% ../nbs/24_study.ipynb #33570056
 def rate_rows(
