@@ -1,8 +1,8 @@
 """The published studies: run again what is stale, and write reports/README.md and reports/index.html.
 
 A published result is stale when code that it depends on has changed since: the modules of the package, but
-for those that only show or command, or its notebook. `--list` says what is stale and runs nothing; names of
-folders in reports/published run those alone."""
+for those that only show or command, or its notebook. `--list` says what is stale, `--write` writes the two
+pages, and neither runs anything; names of folders in reports/published run those alone."""
 import json
 import os
 import shutil
@@ -70,7 +70,7 @@ def run_again(folder, results):
 def data_of(parameters):
     "What a study's data are called, and how many faces it takes where that is not all."
     where = Path(parameters.get("data_dir", "")).name
-    names = [where or parameters.get("dataset", ""), parameters.get("folder", "")]
+    names = [where.removesuffix("-repository") or parameters.get("dataset", ""), parameters.get("folder", "")]
     n_train, n_test = parameters.get("n_train"), parameters.get("n_test")
     counts = f"{n_train or 'all'} / {n_test or 'all'}" if n_train or n_test else ""
     return " ".join(part for part in (*names, counts) if part)
@@ -87,13 +87,13 @@ def line(folder, results, stale):
     return f"| {' | '.join(cells)} |"
 
 
-def main(wanted, list_only):
+def main(wanted, list_only, write_only):
     lines = ["| study | data | what it found | run | |", "|---|---|---|---|---|"]
     for path in sorted(PUBLISHED.glob("*/results.json")):
         folder, results = path.parent, json.loads(path.read_text())
         stale = results["provenance"].get("code") != study_digest(study_of(folder, results))
         if list_only: print(f"{'stale ' if stale else 'as now'} {folder.name}")
-        elif folder.name in wanted or (stale and not wanted):
+        elif not write_only and (folder.name in wanted or (stale and not wanted)):
             print(f"running {folder.name}", flush=True)
             run_again(folder, results)
             results, stale = json.loads(path.read_text()), False
@@ -108,4 +108,4 @@ def main(wanted, list_only):
 
 if __name__ == "__main__":
     options = sys.argv[1:]
-    main([name for name in options if name != "--list"], "--list" in options)
+    main([name for name in options if name[:2] != "--"], "--list" in options, "--write" in options)
