@@ -30,7 +30,8 @@ STUDY_PREFIX := $(patsubst %,%-,$(filter-out khan2015,$(STUDY)))
 OUT_DIR ?= reports/$(STUDY_PREFIX)$(DATASET)$(if $(FOLDER),-$(subst /,-,$(FOLDER)))
 # name in the notebook = name here; texts with -r, so that papermill leaves them texts
 TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY features=FEATURES models=MODELS \
-         methods=METHODS counts=COUNTS recipes=RECIPES class_weight=CLASS_WEIGHT noise=NOISE recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
+         methods=METHODS counts=COUNTS recipes=RECIPES class_weight=CLASS_WEIGHT noise=NOISE \
+         recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
          recipe=RECIPE more_dir=MORE_DIR
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \

@@ -60,7 +60,8 @@ def run_again(folder, results):
     notebook = out / f"{study}.ipynb"
     subprocess.run([BIN / "papermill", "--no-progress-bar", f"nbs/studies/{study}.ipynb", notebook, *options],
                    cwd=ROOT, check=True)
-    for name in ("results.json", "results.csv"): shutil.copy(out / name, folder / name)
+    for name in ("results.json", "results.csv"):  # the benchmark has no table
+        if (out / name).exists(): shutil.copy(out / name, folder / name)
     if folder.name not in SHOWN: return
     subprocess.run([BIN / "jupyter", "nbconvert", "--log-level=ERROR", "--to", "html", "--no-input",
                     "--template", "report", "--TemplateExporter.extra_template_basedirs=nbs/studies",
@@ -89,7 +90,11 @@ def line(folder, results, stale):
 
 def main(wanted, list_only, write_only):
     lines = ["| study | data | what it found | run | |", "|---|---|---|---|---|"]
-    for path in sorted(PUBLISHED.glob("*/results.json")):
+    paths = sorted(PUBLISHED.glob("*/results.json"))
+    if unknown := [name for name in wanted if name not in {path.parent.name for path in paths}]:
+        names = ", ".join(path.parent.name for path in paths)
+        sys.exit(f"{unknown[0]!r} is no published study; there are: {names}")
+    for path in paths:
         folder, results = path.parent, json.loads(path.read_text())
         stale = results["provenance"].get("code") != study_digest(study_of(folder, results))
         if list_only: print(f"{'stale ' if stale else 'as now'} {folder.name}")

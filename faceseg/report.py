@@ -156,10 +156,12 @@ def answer(
 ) -> str:  # markdown
     "What a comparison of methods found, in a sentence."
     models, n = results["models"], len(results["provenance"]["data"]["test"])
-    best, counted = best_method(models), "face that it has" if n == 1 else "faces that it has"
+    best, shared = best_method(models), len(results.get("shared_photographs", ()))
+    counted = f"{n} test face{'s' * (n > 1)}"
+    if shared: counted += f" ({shared} of them training photographs too, as the data set is published)"
     of = lambda name: f"with a mean F1 of {with_interval(models[name], 'mean_f1')} over the parts of the face"
     right = with_interval(models[best], "accuracy")
-    said = f"On {n} {counted} not seen, **{best} is right on {right} of the pixels**, {of(best)}"
+    said = f"On {counted}, **{best} is right on {right} of the pixels**, {of(best)}"
     if PAPER not in models or best == PAPER: return said + "."
     return f"{said}; {WORDS[PAPER]} on {with_interval(models[PAPER], 'accuracy')}, {of(PAPER)}."
 
