@@ -56,9 +56,7 @@ report: $(READY)
 	  || { mv '$(PART).ipynb' '$(OUT_DIR)/$(STUDY).failed.ipynb' 2>/dev/null; \
 	       echo "The study failed; the run so far is $(OUT_DIR)/$(STUDY).failed.ipynb. Earlier numbers are in" \
 	            "results.json, or beside it under their date."; exit 1; }
-	@$(BIN)/jupyter nbconvert --log-level=WARN --to html --no-input --template report \
-	    --TemplateExporter.extra_template_basedirs=nbs/studies \
-	    --output '$(STUDY).part.html' '$(PART).ipynb'
+	@$(BIN)/python .ci/to_html.py '$(PART).ipynb' '$(PART).html'
 	@stamp=$$(date -u +%Y%m%d-%H%M%S); for kind in ipynb html; do \
 	  if [ -e '$(OUT_DIR)'/$(STUDY).$$kind ]; then \
 	    mv '$(OUT_DIR)'/$(STUDY).$$kind '$(OUT_DIR)'/$(STUDY).$$stamp.$$kind; \

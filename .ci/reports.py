@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import mistune
+from to_html import write_html
 
 from faceseg.report import headline
 from faceseg.study import study_digest
@@ -63,9 +64,7 @@ def run_again(folder, results):
     for name in ("results.json", "results.csv"):  # the benchmark has no table
         if (out / name).exists(): shutil.copy(out / name, folder / name)
     if folder.name not in SHOWN: return
-    subprocess.run([BIN / "jupyter", "nbconvert", "--log-level=ERROR", "--to", "html", "--no-input",
-                    "--template", "report", "--TemplateExporter.extra_template_basedirs=nbs/studies",
-                    "--output-dir", folder, "--output", f"{study}.html", notebook], cwd=ROOT, check=True)
+    write_html(notebook, folder / f"{study}.html")
 
 
 def data_of(parameters):
