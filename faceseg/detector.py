@@ -11,12 +11,15 @@ __all__ = ['LANDMARKER_SHA256', 'RAYS', 'DIFFERENCES', 'MAX_FACES', 'SAME_FACE',
 import functools
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -148,6 +151,23 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
         os.close(nowhere)
 
+class _Later(ModuleType):
+    "A module that is imported when something is asked of it."
+    def __getattr__(self, name):
+        if name.startswith("__"): raise AttributeError(name)
+        return getattr(import_module(self.__name__), name)
+
+@contextmanager
+def _without_drawing() -> Iterator[None]:
+    "Let MediaPipe be imported without matplotlib, which takes longer, and with which it only draws."
+    names = [name for name in ("matplotlib", "matplotlib.pyplot") if name not in sys.modules]
+    stand_ins = {name: _Later(name) for name in names}
+    if len(names) == 2: stand_ins["matplotlib"].pyplot = stand_ins["matplotlib.pyplot"]
+    sys.modules.update(stand_ins)
+    try: yield
+    finally:
+        for name in names: del sys.modules[name]
+
 @functools.cache
 def _landmarker(
     named: str | None,  # FACESEG_LANDMARKER: another model, another detector
@@ -155,7 +175,8 @@ def _landmarker(
 ):  # mediapipe's FaceLandmarker, closed when Python ends
     "Build the detector; ImportError says what to install."
     try:
-        from mediapipe.tasks.python import BaseOptions, vision
+        with _without_drawing():
+            from mediapipe.tasks.python import BaseOptions, vision
     except ModuleNotFoundError as e:
         raise ImportError(f"{e.name.partition('.')[0]} is not installed; {_INSTALL}") from e
     base = BaseOptions(model_asset_path=str(landmarker_file()))

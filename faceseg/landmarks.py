@@ -16,7 +16,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from safetensors.numpy import load_file
-from scipy.spatial.transform import Rotation
 
 import faceseg
 from .face import DataError, check_landmarks
@@ -92,7 +91,11 @@ class HeadPose:
         "Where points of the head lie in the picture."
         return self.origin + self.scale * points @ self.rotation[:2].T
 
-    def _angles(self): return Rotation.from_matrix(self.rotation).as_euler("yxz", degrees=True)
+    def _angles(self):  # about y, then x, then z, of axes that do not turn: R = Rz Rx Ry
+        r = self.rotation
+        pitch, turns = np.arcsin(np.clip(r[2, 1], -1, 1)), ((-r[2, 0], r[2, 2]), (-r[0, 1], r[1, 1]))
+        about_y, about_z = (np.arctan2(*turn) for turn in turns)
+        return np.rad2deg((about_y, pitch, about_z))
 
     @property
     def yaw(self): return -float(self._angles()[0])
@@ -123,7 +126,7 @@ def _turn_and_scale(
     of_rows = np.sqrt(weights)[:, None]
     missing = (points - scale * turned[:, :2]) * of_rows
     step = np.linalg.lstsq((derivatives * of_rows[..., None]).reshape(-1, 4), missing.ravel(), rcond=None)[0]
-    return scale + step[3], Rotation.from_rotvec(step[:3]).as_matrix() @ rotation
+    return scale + step[3], cv2.Rodrigues(step[:3])[0] @ rotation
 
 def fit_head(
     landmarks: np.ndarray,  # (106, 2), (x, y) in pixels

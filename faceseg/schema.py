@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAPA', 'FASSEG', 'CELEBAMASK', 'SCHEMAS', 'REMAPS', 'N_LANDMARKS', 'LANDMARK_PARTS', 'CONTOUR_LEFT', 'CHIN',
            'CONTOUR_RIGHT', 'NOSE_TIP', 'LANDMARK_OUTLINES', 'LANDMARK_MIRROR', 'LabelSchema', 'class_id', 'foreground',
-           'colorize', 'labels_from_colors', 'check_labels', 'remap_table', 'remap', 'mirrored_name', 'mirrored_ids']
+           'colorize', 'labels_from_colors', 'check_labels', 'check_sizes', 'overlay', 'remap_table', 'remap',
+           'mirrored_name', 'mirrored_ids']
 
 # %% ../nbs/00_schema.ipynb #e29f5f4b
 from dataclasses import dataclass
@@ -101,6 +102,28 @@ def check_labels(
         some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise ValueError(f"label ids {some} are not in schema {schema.name!r}, "
                          f"whose ids are 0 to {len(schema) - 1}")
+
+# %% ../nbs/00_schema.ipynb #387e8890
+def check_sizes(
+    **arrays: np.ndarray,  # images or label maps, by the names for the message
+):
+    "Raise ValueError where arrays differ in height or width."
+    sizes = {name: np.shape(array)[:2] for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"sizes (H, W) differ: {found}")
+
+def overlay(
+    image: np.ndarray,  # uint8 (H, W, 3), RGB
+    labels: np.ndarray,  # uint8 (H, W), ids of `schema`
+    schema: LabelSchema,  # gives the colours
+    alpha: float = 0.5,  # weight of the colours, from 0 (image alone) to 1 (colours alone)
+) -> np.ndarray:  # uint8 (H, W, 3), RGB
+    "Mix an image with the colours of its labels."
+    check_sizes(image=image, labels=labels)
+    check_labels(labels, schema)
+    if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}; expected a weight from 0 to 1")
+    return np.round((1 - alpha) * image + alpha * colorize(labels, schema)).astype(np.uint8)
 
 # %% ../nbs/00_schema.ipynb #e88b2a4c
 REMAPS = {

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from faceseg.backbone import CHANNELS, backbone
+from faceseg.backbone import backbone
+from faceseg.coarse import CHANNELS
 from faceseg.datasets import list_faces
 from faceseg.face import Face, mirror_face, resize_face, warp_face
 from faceseg.files import read_face
