@@ -151,6 +151,7 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
         os.close(nowhere)
 
+# %% ../nbs/06_detector.ipynb #915aa6fc
 class _Later(ModuleType):
     "A module that is imported when something is asked of it."
     def __getattr__(self, name):
@@ -168,6 +169,7 @@ def _without_drawing() -> Iterator[None]:
     finally:
         for name in names: del sys.modules[name]
 
+# %% ../nbs/06_detector.ipynb #87af96ab
 @functools.cache
 def _landmarker(
     named: str | None,  # FACESEG_LANDMARKER: another model, another detector

@@ -44,6 +44,7 @@ def thin_plate_spline(
     weights = np.linalg.solve(system, np.vstack([values, np.zeros((3, values.shape[1]))]))
     return lambda places: terms(places) @ weights
 
+# %% ../nbs/10_facemaps.ipynb #8f00bec5
 def average_coordinates(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
     shape: tuple[int, int],  # (H, W) of the image

@@ -181,6 +181,7 @@ def prepare_training(
     cycle = OneCycleLR(optimiser, settings.learning_rate, n_steps, pct_start=0.1) if n_steps else None
     return network, optimiser, cycle
 
+# %% ../nbs/21_network.ipynb #c337892e
 def run_epochs(
     samples,  # training rows, a `faceseg.sampling.Samples`
     settings,  # the settings, an `faceseg.mlp.MLP`

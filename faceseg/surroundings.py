@@ -130,6 +130,7 @@ def smoothed_counts(
         counts = windows @ (weights / weights.sum()).astype(np.float32)
     return counts
 
+# %% ../nbs/11_surroundings.ipynb #512e6e80
 def log_frequencies(
     indices: np.ndarray,  # int (N,): bins
 ) -> np.ndarray:  # float32 (6400,)
