@@ -10,6 +10,7 @@ __all__ = ['list_photos', 'Batch', 'check_overwrite', 'check_new_file', 'photos_
 
 # %% ../nbs/31_batch.ipynb #53f07746
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count, takewhile
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from .crop import ParsedFace, paste
 from .datasets import files_by_name, list_faces
 from .detector import check_detector, with_landmarks
-from .face import DataError, Face
+from .face import DataError, Face, check_placement
 from faceseg.files import (
     FaceFiles,
     encode_image,
@@ -42,7 +43,7 @@ def list_photos(
     once = {}
     for path in map(Path, paths):
         for file in files_by_name(path).values() if path.is_dir() else [path]:
-            once.setdefault(file.resolve(), file)
+            once.setdefault(os.path.realpath(file), file)
     return list(once.values())
 
 # %% ../nbs/31_batch.ipynb #bebccdbc
@@ -175,12 +176,11 @@ def read_given_landmarks(
     file: Path,  # landmarks of one face
     shape: tuple[int, ...],  # (H, W, ...) of the photograph
 ) -> np.ndarray:  # float32 (106, 2), (x, y) pixels
-    "Read landmarks, and refuse those of another photograph."
-    points, (height, width) = read_landmarks(file), shape[:2]
-    inside = ((points > -0.5) & (points < (width - 0.5, height - 0.5))).all(1)
-    if inside.any(): return points
-    raise DataError(f"{file}: none of its points lies in the photograph, which is {width} x {height} pixels; "
-                    "are they of another one?")
+    "Read landmarks, and refuse those of no face in this photograph."
+    points = read_landmarks(file)
+    try: check_placement(points, shape)
+    except DataError as error: raise DataError(f"{file}: {error}") from None
+    return points
 
 # %% ../nbs/31_batch.ipynb #37cd77b8
 def merge_label_maps(

@@ -63,17 +63,17 @@ def find_landmarks(
     photos: opt.Photos,  # files and folders
     out: opt.Out,  # folder of the results
     force: opt.Force = False,  # whether to write over existing results
+    max_faces: opt.MaxFaces = 16,  # of one photograph
 ) -> list[Failure]:  # photographs without result
     """Find 106 landmarks in photographs.
 
-    Writes OUT/NAME.txt for the face in NAME.jpg, or NAME_1.txt, NAME_2.txt, ... for several (the four
-    largest, in that order): 106, then as many lines "x y" in pixels, in LaPa's order. Needs the extra:
-    pip install "faceseg[landmarks]"."""
+    Writes OUT/NAME.txt for the face in NAME.jpg, or NAME_1.txt, ... for several, the largest first: 106,
+    then as many lines "x y" in pixels, in LaPa's order (pip install "faceseg[landmarks]")."""
     batch = plan_batch(photos, out, [".txt"], force)
     check_detector()
 
     def work(photo):
-        found = detect_or_fail(read_image(photo), photo)
+        found = detect_or_fail(read_image(photo), photo, max_faces)
         names = face_names(photo, len(found), batch)
         write_photo_results({f"{name}.txt": encode_landmarks(points) for name, points in zip(names, found)},
                             batch)
@@ -215,11 +215,12 @@ def segment_photo(
     landmark_files: list[Path],  # one a face; empty: detected
     batch: Batch,  # the run
     proba: bool,  # whether to write class probabilities
+    max_faces: int,  # to detect
 ):
     "Segment one photograph and write its results."
     image = read_image(photo)
     points = [read_given_landmarks(file, image.shape) for file in landmark_files]
-    parsed = segmenter.predict_faces(image, np.stack(points) if points else None)
+    parsed = segmenter.predict_faces(image, np.stack(points) if points else None, max_faces)
     names = face_names(photo, len(parsed), batch)
     write_photo_results(photo_results(parsed, names, image, photo, segmenter.schema_, proba), batch)
 
@@ -234,21 +235,21 @@ def segment(
     proba: opt.Proba = False,  # whether to write the class probabilities
     landmarks: opt.Landmarks = None,  # folder of landmark files
     force: opt.Force = False,  # whether to write over existing results
+    max_faces: opt.MaxFaces = 16,  # of one photograph, where they are detected
     n_workers: opt.Workers = None,  # threads; None for one a core
 ) -> list[Failure]:  # photographs without result
     """Segment the faces in photographs.
 
     Writes OUT/NAME.png, a label map of the photograph's size (a palette PNG, its pixel values are the
-    class ids), and OUT/NAME_overlay.jpg. Several faces (the four largest) make NAME_1.png, NAME_2.png,
-    ..., in that order, and one overlay. A photograph that is broken or shows no face does not stop the
-    others; it is named at the end, and the exit code is 1."""
+    class ids), and OUT/NAME_overlay.jpg. Several faces make NAME_1.png, ..., the largest first. What is
+    broken or shows no face does not stop the others; it is named at the end, and the exit code is 1."""
     endings = [".png", "_overlay.jpg", *([".npz"] if proba else [])]
     batch = plan_batch(photos, out, endings, force)
     segmenter = load_model(model, n_workers)
     folder = existing_folder(Path(landmarks)) if landmarks is not None else None
     given = {photo: given_landmarks(folder, photo, batch) for photo in batch.photos}
     if segmenter.needs_landmarks and not all(given.values()): check_detector()
-    work = lambda photo: segment_photo(photo, segmenter, given[photo], batch, proba)
+    work = lambda photo: segment_photo(photo, segmenter, given[photo], batch, proba, max_faces)
     return process_photos(batch, work, "segmenting")
 
 # %% ../nbs/33_cli.ipynb #33472a09

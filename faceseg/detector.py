@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LANDMARKER_SHA256', 'RAYS', 'DIFFERENCES', 'MAX_FACES', 'SAME_FACE', 'SURROUNDINGS', 'UPRIGHT_BONUS', 'VIEWS',
-           'SMALLEST_TILE', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'correct_landmarks', 'detect',
-           'detect_or_fail', 'with_landmarks', 'check_detector']
+           'SMALLEST_TILE', 'LARGEST_VIEW', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'correct_landmarks',
+           'detect', 'detect_or_fail', 'with_landmarks', 'check_detector']
 
 # %% ../nbs/06_detector.ipynb #53c73acd
 import functools
@@ -24,7 +24,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from .face import DataError, Face, apply_affine, check_image, mirror_landmarks
+from .face import DataError, Face, apply_affine, check_image, check_sides, mirror_landmarks
 from .landmarks import fit_head, resample_polyline, unfold_half
 from .schema import LANDMARK_PARTS, N_LANDMARKS
 
@@ -280,6 +280,7 @@ def _detect_in_views(
 
 # %% ../nbs/06_detector.ipynb #40cd79ee
 SMALLEST_TILE = 128  # pixels: MediaPipe's own working size
+LARGEST_VIEW = 2048  # pixels: a face of an eighth of it is as large as the 256 that MediaPipe looks at
 
 def _detect_in_tiles(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
@@ -295,14 +296,27 @@ def _detect_in_tiles(
             if in_the_middle: faces += _detect_again(padded, face + [x, y])
     return [(face - quarter).astype(np.float32) for face in faces]
 
+def _reduced(
+    image: np.ndarray,  # uint8 (H, W, 3), RGB
+) -> tuple[np.ndarray, float]:  # no side above LARGEST_VIEW; how many pixels of the image are one of it
+    "A large photograph as it is searched."
+    scale = max(image.shape[:2]) / LARGEST_VIEW
+    if scale <= 1: return image, 1.0
+    size = [max(1, round(n / scale)) for n in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+
 def detect(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
-    n_faces: int = 4,  # how many faces at most, 1 or more
+    n_faces: int = MAX_FACES,  # how many faces at most, 1 or more
 ) -> np.ndarray:  # float32 (n, 106, 2), (x, y) in pixels, the largest face first; n = 0 where there is none
     "Detect the faces in a photograph: LaPa's 106 landmarks of each."
     check_image(image)
+    check_sides(image.shape)
     if n_faces < 1: raise DataError(f"n_faces is {n_faces}; ask for 1 or more")
-    faces, longest = _detect_in_turns(image) or _detect_in_views(image), max(image.shape[:2])
+    longest = max(image.shape[:2])
+    small, scale = _reduced(image)
+    faces = [(scale * (face + 0.5) - 0.5).astype(np.float32) if scale > 1 else face
+             for face in _detect_in_turns(small) or _detect_in_views(small)]
     for side in (longest // 2, longest // 4, longest // 8):
         if not faces and side >= SMALLEST_TILE: faces = _detect_in_tiles(image, side)
     kept = []
@@ -314,10 +328,12 @@ def detect(
 def detect_or_fail(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     name: str,  # the photograph's name or file, for the error
-    n_faces: int = 4,  # how many faces at most, 1 or more
+    n_faces: int = MAX_FACES,  # how many faces at most, 1 or more
 ) -> np.ndarray:  # float32 (n, 106, 2), (x, y) pixels, the largest face first; n is 1 or more
     "The landmarks of the faces in a photograph; DataError where there is none."
-    if len(found := detect(image, n_faces)): return found
+    try: found = detect(image, n_faces)
+    except DataError as error: raise DataError(f"{name}: {error}") from None
+    if len(found): return found
     raise DataError(f"{name}: no face was found in this photograph; give its 106 landmarks, or leave it out "
                     "(of a data set: on_error='skip')")
 

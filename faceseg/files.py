@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from .face import DataError, Face, check_landmarks
+from .face import DataError, Face, check_landmarks, check_placement
 from .schema import CELEBAMASK, FASSEG, LAPA, N_LANDMARKS, LabelSchema, colorize, labels_from_colors
 
 # %% ../nbs/03_files.ipynb #5ad54954
@@ -27,6 +27,8 @@ def open_picture(
     path: Path,  # the file
 ) -> Image.Image:  # decoded to its last byte
     "Open a picture, or raise DataError with the file's name."
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: not a file but a folder, a pipe or a device")
     try:
         picture = Image.open(str(path))
         picture.load()
@@ -40,7 +42,11 @@ def read_image(
     path: Path,  # a photograph, any format that Pillow reads
 ) -> np.ndarray:  # uint8 (H, W, 3), RGB
     "Read a photograph."
-    picture = ImageOps.exif_transpose(open_picture(Path(path)))
+    picture = open_picture(path := Path(path))
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise DataError(f"{path}: its pixels have 32 bits, and what is black and what is white among them is "
+                        "not known; save it with 8 or 16 bits a channel")
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"): picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     return np.array(picture.convert("RGB"))
 
@@ -171,6 +177,9 @@ def read_face(
     image = read_image(files.image)
     labels = None if files.labels is None else labels_from(files.labels)
     landmarks = None if files.landmarks is None else read_landmarks(files.landmarks)
+    if landmarks is not None:
+        try: check_placement(landmarks, image.shape)
+        except DataError as e: raise DataError(f"{files.landmarks}: {e}") from None
     if files.layout == "fasseg" and labels is not None: labels = fit_width(labels, image)
     if files.layout == "celebamask-hq" and image.shape[:2] == (2 * labels.shape[0], 2 * labels.shape[1]):
         image = cv2.resize(image, labels.shape[::-1], interpolation=cv2.INTER_AREA)

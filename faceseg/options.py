@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Photos', 'DataDir', 'Dataset', 'Folder', 'Out', 'Force', 'Workers', 'OnError', 'Seed', 'ModelOut', 'TrainSplit',
            'NTrain', 'Recipe', 'Prior', 'PriorWeight', 'Refine', 'Features', 'Model', 'Frame', 'Height', 'Fraction',
-           'PerClass', 'NAugmented', 'NJittered', 'NTrees', 'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'Landmarks',
-           'TestedModel', 'TestSplit', 'NTest', 'AsJson', 'Source', 'SourceLayout', 'Destination', 'NewSplit',
-           'NConverted', 'Start', 'Downloadable', 'DownloadFolder', 'NRendered', 'FirstSeed', 'Processes', 'make_app',
-           'as_command']
+           'PerClass', 'NAugmented', 'NJittered', 'NTrees', 'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'MaxFaces',
+           'Landmarks', 'TestedModel', 'TestSplit', 'NTest', 'AsJson', 'Source', 'SourceLayout', 'Destination',
+           'NewSplit', 'NConverted', 'Start', 'Downloadable', 'DownloadFolder', 'NRendered', 'FirstSeed', 'Processes',
+           'make_app', 'as_command']
 
 # %% ../nbs/32_options.ipynb #f6010cfb
 import functools
@@ -126,6 +126,8 @@ ModelFile = Annotated[Path, option(
     metavar="FILE", default=True)]
 Parsed = Annotated[Path, option("The folder for the results; it is made.", metavar="DIR", default=True)]
 Proba = Annotated[bool, option("Also write the class probabilities, as .npz.", "--proba")]
+MaxFaces = Annotated[int, option(
+    "The most faces of one photograph, the largest first.", metavar="N", min=1, max=16, default=True)]
 Landmarks = Annotated[Path | None, option(
     "Landmarks as faceseg landmarks writes them (NAME.txt, or NAME_1.txt, ...); those of other photographs "
     "are detected.", metavar="DIR")]

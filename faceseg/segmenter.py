@@ -22,7 +22,7 @@ from .crf import check_refinement, refine_proba, shared_classes
 from .crop import ParsedFace, from_working_image, paste, to_working_image
 from .detector import detect
 from .estimator import Estimator
-from .face import DataError, Face
+from .face import DataError, Face, check_placement, check_sides
 from .features import feature_bank, feature_maps
 from .mlp import MLP
 from .modelfile import read_model_file, write_model_file
@@ -184,12 +184,15 @@ def _parse(self: FaceSegmenter,
 def predict_faces(self: FaceSegmenter,
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray | None = None,  # float32 (106, 2) or (n, 106, 2), (x, y) pixels; None: detected
+    n_faces: int = 16,  # faces to detect at most
 ) -> list[ParsedFace]:  # one for each face, in the order of the landmarks; detected ones largest first
     "Parse every face of a photograph."
     self._check_fitted()
+    check_sides(image.shape)
     if not self.needs_landmarks: return [self._parse(Face(image, schema=self.schema_))]
-    found = detect(image) if landmarks is None else np.asarray(landmarks, np.float32)
+    found = detect(image, n_faces) if landmarks is None else np.asarray(landmarks, np.float32)
     if found.ndim == 2: found = found[None]
+    for one in found if landmarks is not None else (): check_placement(one, image.shape)
     if not len(found):
         raise DataError("no face was found in this photograph; give its 106 landmarks if there is one")
     return [self._parse(Face(image, None, one, schema=self.schema_)) for one in found]
