@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['list_photos', 'Batch', 'check_overwrite', 'check_new_file', 'photos_by_name', 'plan_batch', 'face_names',
            'write_photo_results', 'Failure', 'error_sentence', 'process_photos', 'given_landmarks',
-           'read_given_landmarks', 'merge_label_maps', 'encode_proba', 'photo_results', 'find_faces', 'read_complete',
-           'raise_none_usable']
+           'read_given_landmarks', 'merge_label_maps', 'encode_proba', 'read_proba', 'photo_results', 'find_faces',
+           'read_complete', 'raise_none_usable']
 
 # %% ../nbs/31_batch.ipynb #53f07746
 import io
@@ -195,16 +195,26 @@ def encode_proba(
     parsed: ParsedFace,  # one face of a photograph
     schema: LabelSchema,  # names the classes
     shape: tuple[int, int],  # (H, W) of the photograph
-) -> bytes:  # .npz: proba float16 (h, w, C), classes, landmarks, box (top, left, bottom, right), shape
-    "The class probabilities of one face, and where in the photograph they belong."
-    height, width = parsed.proba.shape[:2]
+) -> bytes:  # .npz: proba float16 (h, w, C), affine, box, outside, classes, landmarks, shape
+    "The class probabilities of one face at their working size, and where in the photograph they belong."
     points = np.zeros((0, 2), np.float32) if parsed.landmarks is None else parsed.landmarks
-    box = np.array([parsed.top, parsed.left, parsed.top + height, parsed.left + width])
-    arrays = {"proba": parsed.proba.astype(np.float16), "classes": np.array(schema.classes),
-              "landmarks": points, "box": box, "shape": np.array(shape)}
+    outside = -1 if parsed.outside is None else parsed.outside
+    arrays = {"proba": parsed.working.astype(np.float16), "affine": parsed.affine,
+              "box": np.array(parsed.box), "outside": np.array(outside), "classes": np.array(schema.classes),
+              "landmarks": points, "shape": np.array(shape)}
     np.savez_compressed(file := io.BytesIO(), **arrays)
     return file.getvalue()
 
+def read_proba(
+    path: Path,  # a file that `faceseg segment --proba` wrote
+) -> ParsedFace:  # its `proba` is of the photograph's size, in its `box`
+    "Read the class probabilities of one face."
+    with np.load(path) as file:
+        landmarks, outside = file["landmarks"], int(file["outside"])
+        return ParsedFace(landmarks if len(landmarks) else None, file["proba"].astype(np.float32),
+                          file["affine"], tuple(file["box"].tolist()), outside if outside >= 0 else None)
+
+# %% ../nbs/31_batch.ipynb #9f01d154
 def photo_results(
     parsed: list[ParsedFace],  # one for each face, the largest first
     names: list[str],  # of their results, as many

@@ -123,7 +123,11 @@ def overlay(
     check_sizes(image=image, labels=labels)
     check_labels(labels, schema)
     if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}; expected a weight from 0 to 1")
-    return np.round((1 - alpha) * image + alpha * colorize(labels, schema)).astype(np.uint8)
+    mixed, palette = np.empty_like(image), np.array(schema.palette, np.float32) * alpha
+    for k in range(0, len(image), 256):  # rows at a time: all at once would be four times the image
+        rows = slice(k, k + 256)
+        mixed[rows] = np.round(np.float32(1 - alpha) * image[rows] + palette[labels[rows]])
+    return mixed
 
 # %% ../nbs/00_schema.ipynb #e88b2a4c
 REMAPS = {

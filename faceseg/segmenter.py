@@ -215,11 +215,11 @@ def predict_proba(self: FaceSegmenter,
 ) -> np.ndarray:  # float32 (H, W, C)
     "Class probabilities of every pixel of a photograph, for one face."
     parsed = self._parse_one(image, landmarks)
-    if parsed.proba.shape[:2] == image.shape[:2]: return parsed.proba
+    top, left, bottom, right = parsed.box
+    if (bottom - top, right - left) == image.shape[:2]: return parsed.proba
     proba = np.zeros((*image.shape[:2], len(self.schema_)), np.float32)
     proba[..., class_id(self.schema_, "background")] = 1
-    h, w = parsed.proba.shape[:2]
-    proba[parsed.top:parsed.top + h, parsed.left:parsed.left + w] = parsed.proba
+    proba[top:bottom, left:right] = parsed.proba
     return proba
 
 @patch
