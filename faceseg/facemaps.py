@@ -220,13 +220,17 @@ def context_maps(
 MARGIN = max(RINGS)  # pixels that planes are continued over the borders
 
 def joined_planes(
-    maps: list[np.ndarray],  # float32 (channels, H, W), of each group
+    maps: list[np.ndarray],  # float32 (channels, H, W), of each group; emptied, so that memory holds one copy
     n_workers: int = 1,  # threads
 ) -> np.ndarray:  # float32 (all channels, H + 128, W + 128)
     "Maps of several groups in one array, continued over the borders."
     height, width = maps[0].shape[1:]
-    joined = [plane for group in maps for plane in group]
-    planes = np.empty((len(joined), height + 2 * MARGIN, width + 2 * MARGIN), np.float32)
-    extend = lambda k: cv2.copyMakeBorder(joined[k], *[MARGIN] * 4, cv2.BORDER_REPLICATE, dst=planes[k])
-    with ThreadPoolExecutor(n_workers) as pool: list(pool.map(extend, range(len(joined))))
+    n = sum(map(len, maps))
+    planes, start = np.empty((n, height + 2 * MARGIN, width + 2 * MARGIN), np.float32), 0
+    extend = lambda one, to: cv2.copyMakeBorder(one, *[MARGIN] * 4, cv2.BORDER_REPLICATE, dst=to)
+    with ThreadPoolExecutor(n_workers) as pool:
+        while maps:
+            group = maps.pop(0)
+            list(pool.map(extend, group, planes[start:]))
+            start += len(group)
     return planes

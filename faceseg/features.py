@@ -392,16 +392,18 @@ def feature_maps(
     "Compute what the features of all pixels of an image share."
     check_input(bank, image, landmarks)
     groups = [group for group in bank.groups if hasattr(group, "dense")]
+    found = {kind: [] for kind in (HSVHistogram, HOG, MapGroup, CoarseGroup)}
     with ThreadPoolExecutor(n_workers) as pool:
-        found = list(pool.map(lambda group: group.dense(image, landmarks), groups))
-    of_kind = lambda kind: [maps for group, maps in zip(groups, found) if isinstance(group, kind)]
+        for group, maps in zip(groups, pool.map(lambda group: group.dense(image, landmarks), groups)):
+            next(found[kind] for kind in found if isinstance(group, kind)).append(maps)
+            del maps  # `joined_planes` frees it
     joined = lambda parts, empty: parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else empty
     (height, width), none = image.shape[:2], np.empty((0, 0, 0), np.float32)
-    counts = joined(of_kind(HSVHistogram), np.empty((0, height, width), np.uint16))
+    counts = joined(found[HSVHistogram], np.empty((0, height, width), np.uint16))
     points = np.ascontiguousarray(landmarks if bank.needs_landmarks else np.empty((0, 2)), np.float32)
-    planes = joined_planes(parts, n_workers) if (parts := of_kind(MapGroup)) else none
-    return FeatureMaps(bank, Maps(height, width, counts, joined(of_kind(HOG), none), points, planes,
-                                  *joined_cells(of_kind(CoarseGroup))))
+    planes = joined_planes(found[MapGroup], n_workers) if found[MapGroup] else none
+    return FeatureMaps(bank, Maps(height, width, counts, joined(found[HOG], none), points, planes,
+                                  *joined_cells(found[CoarseGroup])))
 
 # %% ../nbs/14_features.ipynb #6dd4f11b
 def naive_features(

@@ -118,12 +118,14 @@ def overlay(
     labels: np.ndarray,  # uint8 (H, W), ids of `schema`
     schema: LabelSchema,  # gives the colours
     alpha: float = 0.5,  # weight of the colours, from 0 (image alone) to 1 (colours alone)
+    out: np.ndarray | None = None,  # uint8 (H, W, 3), written; may be the image. None: a new array
 ) -> np.ndarray:  # uint8 (H, W, 3), RGB
     "Mix an image with the colours of its labels."
     check_sizes(image=image, labels=labels)
     check_labels(labels, schema)
     if not 0 <= alpha <= 1: raise ValueError(f"alpha is {alpha}; expected a weight from 0 to 1")
-    mixed, palette = np.empty_like(image), np.array(schema.palette, np.float32) * alpha
+    mixed = np.empty_like(image) if out is None else out
+    palette = np.array(schema.palette, np.float32) * alpha
     for k in range(0, len(image), 256):  # rows at a time: all at once would be four times the image
         rows = slice(k, k + 256)
         mixed[rows] = np.round(np.float32(1 - alpha) * image[rows] + palette[labels[rows]])
