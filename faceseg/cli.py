@@ -38,7 +38,7 @@ from faceseg.batch import (
     write_photo_results,
 )
 from .datasets import SCHEMA_OF, convert_celebamask_hq, download_fasseg, existing_folder
-from .detector import check_detector, detect_or_fail
+from .detector import MAX_FACES, check_detector, detect_or_fail
 from .face import DataError
 from .files import FaceFiles, encode_landmarks, read_image
 from .metrics import evaluate_faces, score_table, scores
@@ -63,7 +63,7 @@ def find_landmarks(
     photos: opt.Photos,  # files and folders
     out: opt.Out,  # folder of the results
     force: opt.Force = False,  # whether to write over existing results
-    max_faces: opt.MaxFaces = 16,  # of one photograph
+    max_faces: opt.MaxFaces = MAX_FACES,  # of one photograph
 ) -> list[Failure]:  # photographs without result
     """Find 106 landmarks in photographs.
 
@@ -235,7 +235,7 @@ def segment(
     proba: opt.Proba = False,  # whether to write the class probabilities
     landmarks: opt.Landmarks = None,  # folder of landmark files
     force: opt.Force = False,  # whether to write over existing results
-    max_faces: opt.MaxFaces = 16,  # of one photograph, where they are detected
+    max_faces: opt.MaxFaces = MAX_FACES,  # of one photograph, where they are detected
     n_workers: opt.Workers = None,  # threads; None for one a core
 ) -> list[Failure]:  # photographs without result
     """Segment the faces in photographs.

@@ -25,7 +25,9 @@ KEPT_DAYS = 30  # days after which code of other sources or versions is removed
 def cache_folder() -> Path:
     "Where faceseg keeps what it can make again: FACESEG_CACHE, or `faceseg` in the user's cache folder."
     if named := os.environ.get("FACESEG_CACHE"): return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceseg"
+    if named := os.environ.get("XDG_CACHE_HOME"): return Path(named) / "faceseg"
+    try: return Path.home() / ".cache" / "faceseg"
+    except RuntimeError: raise OSError("there is no home folder; name a folder in FACESEG_CACHE") from None
 
 def source_digest(
     folder: Path,  # of Python files
@@ -39,8 +41,8 @@ def source_digest(
 @cache
 def code_folder() -> Path | None:  # None where it cannot be written
     "The folder of compiled code; what was not used for KEPT_DAYS is removed from beside it."
-    folder = cache_folder() / "compiled" / source_digest(Path(__file__).parent)[:16]
     try:
+        folder = cache_folder() / "compiled" / source_digest(Path(__file__).parent)[:16]
         if not folder.exists():
             folder.mkdir(parents=True, exist_ok=True)
             for other in folder.parent.iterdir():

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFINEMENTS', 'CRF_CLASSES', 'CELL_XY', 'CELL_RGB', 'BILATERAL_WEIGHT', 'GAUSSIAN_WEIGHT', 'GAUSSIAN_SIGMA',
-           'N_STEPS', 'LEAST', 'BilateralGrid', 'check_refinement', 'shared_classes', 'softmax', 'mean_field',
-           'refine_proba']
+           'N_STEPS', 'LEAST', 'BilateralGrid', 'check_refinement', 'shared_classes', 'mean_field', 'refine_proba']
 
 # %% ../nbs/24_crf.ipynb #c01cc964
 from functools import cached_property
@@ -13,6 +12,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from .mlp import softmax
 from .schema import LabelSchema, class_id
 
 # %% ../nbs/24_crf.ipynb #a7cf1ed5
@@ -81,13 +81,6 @@ def shared_classes(
     return [class_id(schema, name) for name in CRF_CLASSES if name in schema.classes]
 
 # %% ../nbs/24_crf.ipynb #ce2adc7f
-def softmax(
-    logits: np.ndarray,  # float32 (N, K)
-) -> np.ndarray:  # float32 (N, K), sums of 1
-    "Probabilities of logits."
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
 def mean_field(
     proba: np.ndarray,  # float32 (H, W, K), sums of 1
     image: np.ndarray,  # uint8 (H, W, 3), RGB

@@ -9,6 +9,7 @@ __all__ = ['CROP_WINDOW', 'SMOOTHING', 'UNSMOOTHED', 'BLOCK', 'FRAMES', 'crop_af
 
 # %% ../nbs/07_crop.ipynb #3df7c442
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -107,11 +108,13 @@ class ParsedFace:
         out = np.empty((bottom - top, right - left, self.working.shape[2]), np.float32)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         border = cv2.BORDER_REPLICATE if self.outside is None else cv2.BORDER_CONSTANT
-        for c in range(out.shape[2]) if out.size else ():
-            plane, beyond = np.ascontiguousarray(self.working[..., c]), float(c == self.outside)
+        for c, plane in enumerate(self._planes) if out.size else ():
             out[..., c] = cv2.warpAffine(plane, affine, out.shape[1::-1], flags=flags, borderMode=border,
-                                         borderValue=beyond)
+                                         borderValue=float(c == self.outside))
         return out
+
+    @cached_property
+    def _planes(self): return np.ascontiguousarray(np.moveaxis(self.working, -1, 0))
 
     @property
     def proba(self): return self.block(*self.box)  # float32 (H of the box, W of the box, C)

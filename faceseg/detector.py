@@ -167,7 +167,7 @@ def _without_drawing() -> Iterator[None]:
     sys.modules.update(stand_ins)
     try: yield
     finally:
-        for name in names: del sys.modules[name]
+        for name in names: sys.modules.pop(name, None)
 
 # %% ../nbs/06_detector.ipynb #87af96ab
 @functools.cache

@@ -27,6 +27,7 @@ def open_picture(
     path: Path,  # the file
 ) -> Image.Image:  # decoded to its last byte
     "Open a picture, or raise DataError with the file's name."
+    if path.is_symlink() and not path.exists(): raise DataError(f"{path}: a link that leads to no file")
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError(f"{path}: not a file but a folder, a pipe or a device")
     try:

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import typer
 
 from .batch import error_sentence
+from .detector import MAX_FACES
 
 # %% ../nbs/32_options.ipynb #eae6fc96
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt: larger blocks are not kept for later; it grows unless it is set
@@ -136,7 +137,7 @@ ModelFile = Annotated[Path, option(
 Parsed = Annotated[Path, option("The folder for the results; it is made.", metavar="DIR", default=True)]
 Proba = Annotated[bool, option("Also write the class probabilities, as .npz.", "--proba")]
 MaxFaces = Annotated[int, option(
-    "The most faces of one photograph, the largest first.", metavar="N", min=1, max=16, default=True)]
+    "The most faces of one photograph, the largest first.", metavar="N", min=1, max=MAX_FACES, default=True)]
 Landmarks = Annotated[Path | None, option(
     "Landmarks as faceseg landmarks writes them (NAME.txt, or NAME_1.txt, ...); those of other photographs "
     "are detected.", metavar="DIR")]

@@ -150,7 +150,7 @@ class SampleParameters:
 # %% ../nbs/15_sampling.ipynb #fe2c63dd
 # the modules that decide what a sample holds
 SAMPLE_MODULES = ("schema", "face", "files", "landmarks", "detector", "crop", "descriptors", "facemaps",
-                  "surroundings", "backbone", "features", "sampling")
+                  "surroundings", "coarse", "backbone", "features", "sampling")
 
 def code_digest() -> str:  # 64 hexadecimal digits
     "SHA-256 of the modules and data that decide what a sample set holds, and of the versions they call."

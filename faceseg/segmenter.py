@@ -20,7 +20,7 @@ import faceseg
 from .classifiers import MODELS, SoftVotingEnsemble, make_model, member_options, members_of
 from .crf import check_refinement, refine_proba, shared_classes
 from .crop import ParsedFace, from_working_image, paste, to_working_image
-from .detector import detect
+from .detector import MAX_FACES, detect
 from .estimator import Estimator
 from .face import DataError, Face, check_placement, check_sides
 from .features import feature_bank, feature_maps
@@ -184,7 +184,7 @@ def _parse(self: FaceSegmenter,
 def predict_faces(self: FaceSegmenter,
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray | None = None,  # float32 (106, 2) or (n, 106, 2), (x, y) pixels; None: detected
-    n_faces: int = 16,  # faces to detect at most
+    n_faces: int = MAX_FACES,  # faces to detect at most
 ) -> list[ParsedFace]:  # one for each face, in the order of the landmarks; detected ones largest first
     "Parse every face of a photograph."
     self._check_fitted()

@@ -23,9 +23,8 @@ PEERS = {  # name -> whether the encoder is pretrained, whether it begins from r
 WIDTHS = (24, 40, 64, 96, 128)  # channels at strides 2 to 32, from scratch
 DECODER = (24, 32, 48, 64)  # channels of the decoder at strides 2 to 16
 BATCH, SHARE = 4, 0.75  # faces a step; of them photographs, where there are rendered ones too
-# largest rate of encoder and decoder, pretrained or not; chosen on 60 other training faces:
-# a larger rate of the encoder loses pixels, a smaller one of the decoder small parts
-RATES = {True: (4e-4, 6e-3), False: (6e-3, 6e-3)}
+# largest rate of encoder and decoder, pretrained or not; chosen on 60 other training faces
+RATES = {True: (1e-3, 3e-3), False: (6e-3, 6e-3)}
 WEIGHT_DECAY = 1e-2
 
 
