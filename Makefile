@@ -3,6 +3,7 @@
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
 # make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
+# make torture      kill commands and a study at random moments, and read 20,000 mutated inputs (half an hour)
 # make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
 # make readme       README.md from nbs/index.ipynb
 # make environment  .venv, which the other targets make too
@@ -45,7 +46,7 @@ given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
 PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) \
              $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 
-.PHONY: report reports test readme notebook environment
+.PHONY: report reports test torture readme notebook environment
 .DELETE_ON_ERROR:
 
 PART = $(OUT_DIR)/$(STUDY).part
@@ -72,6 +73,9 @@ test: $(READY)
 	  || $(BIN)/pip install $(QUIET) mitsuba pyoidn \
 	  || echo 'The renderer could not be installed; its tests will be skipped.'
 	@$(BIN)/python .ci/test.py
+
+torture: $(READY)
+	@$(BIN)/python .ci/torture.py
 
 environment: $(READY)
 

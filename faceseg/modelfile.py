@@ -91,7 +91,8 @@ def read_model_file(
     return header, arrays
 
 # %% ../nbs/26_modelfile.ipynb #81138872
-HEADER_PARTS = {"faceseg": str, "settings": dict, "columns": int, "schema": dict, "provenance": dict}  # of a header
+# of a header
+HEADER_PARTS = {"faceseg": str, "settings": dict, "columns": int, "schema": dict, "provenance": dict}
 LIMITS = {"height": (16, 2048), "step": (1, 64)}  # of a setting
 OTHER_LIMITS = (0, 1e9)  # of any other number
 CHOICES = {"frame": FRAMES, "refine": REFINEMENTS}
