@@ -97,7 +97,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	  exit 1; }
 	@echo "Installing into .venv (a few minutes the first time)"
 	@'$(PYTHON)' -m venv .venv
-	@$(BIN)/pip install $(QUIET) --editable '.[notebooks,landmarks,deep]'
+	@$(BIN)/pip install $(QUIET) --editable '.[notebooks,landmarks,deep,cluster]'
 # the landmark packages bring two more builds of OpenCV, which write the same folder, cv2, and need libGL: the
 # headless build is installed last
 	@$(BIN)/pip install $(QUIET) --no-deps --force-reinstall opencv-python-headless

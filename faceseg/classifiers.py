@@ -15,7 +15,7 @@ from .estimator import Estimator
 from .features import FeatureMaps
 from .forest import Trees, forest_arrays, grow_forest, pack, predict_in_chunks, predict_rows, unpack
 from .mlp import MLP
-from .traversal import coarse_to_fine, prepare_traversal
+from .traversal import address_trees, coarse_to_fine, prepare_traversal
 
 # %% ../nbs/24_classifiers.ipynb #54bef1ec
 class Forest(Estimator):
@@ -40,6 +40,7 @@ class Forest(Estimator):
 
     def _hold(self, trees: Trees, n_classes: int):
         self.trees_, self.n_classes_ = trees, n_classes
+        self.__dict__.pop("addressed_", None)  # of the trees before
         return self
 
 @patch
@@ -66,7 +67,11 @@ def predict_proba(self: Forest,
 ) -> np.ndarray:  # float32 (H, W, C)
     "Class probabilities of every pixel."
     if not maps.bank.aligned: return predict_in_chunks(self.predict_proba_rows, maps, self.n_classes_)
-    traverse = prepare_traversal(self.trees_, maps, self.n_workers)
+    table, (known, addressed) = maps.bank.table, getattr(self, "addressed_", (None, None))
+    if known is None or not all(map(np.array_equal, known, table)):  # kept for the next photographs
+        addressed = address_trees(self.trees_, table)
+        self.addressed_ = table, addressed
+    traverse = prepare_traversal(self.trees_, maps, self.n_workers, addressed)
     return coarse_to_fine(traverse, maps.shape, self.n_classes_, self.step, self.margin)
 
 @patch

@@ -237,14 +237,17 @@ def segment(
     broken or shows no face does not stop the others; it is named at the end, and the exit code is 1."""
     endings = [".png", "_overlay.jpg", *([".npz"] if proba else [])]
     batch = plan_batch(photos, out, endings, force, resume)
-    segmenter = load_model(model, n_workers)
+    from joblib import cpu_count
+    n_workers = n_workers or cpu_count()  # threads for one photograph, or for several one each
+    n_parallel = n_workers if len(batch.photos) > 1 else 1
+    segmenter = load_model(model, n_workers // n_parallel)
     settings = {"model": file_digest(model_file(model)), "proba": proba, "max_faces": max_faces}
     folder = existing_folder(Path(landmarks)) if landmarks is not None else None
     given = {photo: given_landmarks(folder, photo, batch) for photo in batch.photos}
     if segmenter.needs_landmarks and not all(given.values()): check_detector()
     work = lambda photo, origin: segment_photo(photo, segmenter, given[photo], batch, settings, origin)
     origin_of = lambda photo: made_from([photo, *given[photo]], settings)
-    return process_photos(batch, work, "segmenting", origin_of)
+    return process_photos(batch, work, "segmenting", origin_of, n_parallel)
 
 # %% ../nbs/35_cli.ipynb #33472a09
 def check_same_schema(

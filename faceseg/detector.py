@@ -136,7 +136,7 @@ def correct_landmarks(
     return (landmarks + pose.scale * DIFFERENCES @ pose.rotation[:2, :2].T).astype(np.float32)
 
 # %% ../nbs/06_detector.ipynb #191c56f7
-_BUILDING = threading.Lock()
+_DETECTING = threading.Lock()
 MAX_FACES = 16  # faces that MediaPipe returns at most from one picture
 
 @contextmanager
@@ -197,9 +197,10 @@ def _detect_once(
     view: np.ndarray,  # uint8 (H, W, 3), RGB
 ) -> list[np.ndarray]:  # float32 (106, 2) each, in the view's pixels
     "The faces that MediaPipe detects in one picture."
-    with _BUILDING: landmarker = _landmarker(os.environ.get("FACESEG_LANDMARKER"), os.getpid())
-    from mediapipe import Image, ImageFormat
-    found = landmarker.detect(Image(image_format=ImageFormat.SRGB, data=np.ascontiguousarray(view)))
+    with _DETECTING:
+        landmarker = _landmarker(os.environ.get("FACESEG_LANDMARKER"), os.getpid())
+        from mediapipe import Image, ImageFormat
+        found = landmarker.detect(Image(image_format=ImageFormat.SRGB, data=np.ascontiguousarray(view)))
     faces = []
     for face in found.face_landmarks:
         mesh = np.array([(p.x, p.y) for p in face]) * view.shape[1::-1] - 0.5

@@ -10,7 +10,7 @@ __all__ = ['AVERAGE_HEAD', 'AVERAGE_FACE', 'OUTLIER', 'FIT_STEPS', 'HEAD_CENTRE'
 
 # %% ../nbs/05_landmarks.ipynb #89ef88f6
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import cv2
@@ -132,7 +132,14 @@ def fit_head(
     landmarks: np.ndarray,  # (106, 2), (x, y) in pixels
 ) -> HeadPose:
     "The pose in which the average head comes closest to the landmarks."
-    points, weights = _checked(landmarks), np.ones(N_LANDMARKS)
+    return _fit(np.asarray(_checked(landmarks), np.float64).tobytes())
+
+@lru_cache(maxsize=64)  # the crop, the maps and the detector ask for the pose of the same landmarks
+def _fit(
+    landmarks: bytes,  # of float64 (106, 2)
+) -> HeadPose:
+    "See `fit_head`."
+    points, weights = np.frombuffer(landmarks).reshape(N_LANDMARKS, 2), np.ones(N_LANDMARKS)
     head, shifted = AVERAGE_HEAD - AVERAGE_HEAD.mean(0), points - points.mean(0)
     affine = np.linalg.lstsq(head, shifted, rcond=None)[0].T  # (2, 3)
     u, singular, v = np.linalg.svd(affine, full_matrices=False)

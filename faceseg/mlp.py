@@ -7,9 +7,10 @@ __all__ = ['PRECISIONS', 'fold_standardisation', 'hog_kernel', 'hog_sums', 'cell
            'later_layers', 'prepare_network', 'dense_proba', 'rows_proba', 'MLP', 'check_network_arrays']
 
 # %% ../nbs/23_mlp.ipynb #bbb9b14d
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -107,12 +108,29 @@ def add_between_cells(
 @cache
 def _controller(): return ThreadpoolController()
 
+class _OneThread:
+    "While any thread is inside, numpy's linear algebra uses one thread of its own."
+    def __init__(self): self.lock, self.inside, self.limit = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1: self.limit = _controller().limit(limits=1, user_api="blas")
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside: self.limit.restore_original_limits()
+
+_one_thread = _OneThread()  # several photographs may be parsed at a time, and the limit is the process's
+
 def softmax(
     logits: np.ndarray,  # float32 (N, K)
 ) -> np.ndarray:  # float32 (N, K), sums of 1
     "Probabilities of logits."
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    over_classes = lambda function, values: reduce(function, values.T)[:, None]  # short rows are slow
+    powers = np.exp(logits - over_classes(np.maximum, logits))
+    return powers / over_classes(np.add, powers)
 
 def later_layers(
     hidden: np.ndarray,  # float32 (N, K): sums of the first layer
@@ -136,7 +154,7 @@ def prepare_network(
     others = np.flatnonzero(~np.isin(maps.bank.table.source, (HOG_BLOCK, COARSE)))
     weight, bias = fold_standardisation(arrays)
     sums = hog_sums(weight, maps, n_workers, precision, device)
-    with _controller().limit(limits=1, user_api="blas"): coarse = cell_sums(weight, maps)
+    with _one_thread: coarse = cell_sums(weight, maps)
     weight = np.ascontiguousarray(weight[:, others])
 
     def finish(pixels, proba):
@@ -148,7 +166,7 @@ def prepare_network(
     def traverse(wanted, proba):
         pixels = np.argwhere(wanted)
         some = lambda start: finish(pixels[start:start + chunk], proba)
-        with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(n_workers) as pool:
+        with _one_thread, ThreadPoolExecutor(n_workers) as pool:
             list(pool.map(some, range(0, len(pixels), chunk)))
 
     return traverse

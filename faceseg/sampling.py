@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['AUGMENT_SCALE', 'AUGMENT_SHIFT', 'LIGHT_SPREAD', 'TINT_SPREAD', 'RECOLOURED', 'JITTER_NOISE', 'JITTER_SHIFT',
-           'JITTER_SCALE', 'JITTER_TURN', 'CLASS_WEIGHTS', 'choose_pixels', 'sampling_weights', 'relight', 'recolour',
-           'augment_face', 'jitter_landmarks', 'SampleParameters', 'sample_image', 'sample_face', 'class_weights',
-           'Samples', 'join_shards', 'join_samples', 'sample_in_threads', 'sample_faces']
+           'JITTER_SCALE', 'JITTER_TURN', 'CLASS_WEIGHTS', 'RETRIES', 'choose_pixels', 'sampling_weights', 'relight',
+           'recolour', 'augment_face', 'jitter_landmarks', 'SampleParameters', 'sample_image', 'sample_face',
+           'class_weights', 'Samples', 'join_shards', 'join_samples', 'joblib_backend', 'run_jobs', 'sample_faces']
 
 # %% ../nbs/15_sampling.ipynb #ab3ed0dc
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import cv2
@@ -244,16 +248,51 @@ def join_samples(
                    parts[0].n_classes, np.concatenate(weights))
 
 # %% ../nbs/15_sampling.ipynb #71c5e0de
-def sample_in_threads(
-    function,  # of one job's arguments
-    jobs: list[tuple],  # the arguments of each
-    n_workers: int,  # threads
-) -> list:  # the results, in order
-    "Run the jobs of faces in threads, with a progress bar."
-    calls = (joblib.delayed(function)(*job) for job in jobs)
-    done = joblib.Parallel(n_workers, return_as="generator", backend="threading")(calls)
-    return list(tqdm(done, "sampling", len(jobs), unit="face"))
+RETRIES = 3  # runs with a worker that was killed, without any result in between, before a run is given up
 
+@contextmanager
+def joblib_backend(
+    scheduler: str,  # "threads", "processes", or the address of a Dask scheduler, such as tcp://host:8786
+) -> Iterator[None]:
+    "Choose where joblib runs its calls."
+    if scheduler == "threads": backend = "threading"
+    elif scheduler == "processes": backend = "loky"
+    elif "://" in scheduler: backend = "dask"
+    else:
+        raise ValueError("scheduler is 'threads', 'processes' or an address, such as tcp://host:8786; "
+                         f"found {scheduler!r}")
+    if backend != "dask":
+        with joblib.parallel_config(backend): yield
+        return
+    try:
+        from distributed import Client
+    except ImportError: raise ImportError('dask is not installed; pip install "faceseg[cluster]"') from None
+    with Client(scheduler) as client:
+        tqdm.write(f"dashboard of the cluster: {client.dashboard_link}", sys.stderr)
+        with joblib.parallel_config(backend): yield
+
+def run_jobs(
+    function: Callable,  # of one job's arguments
+    jobs: list[tuple],  # the arguments of each
+    n_workers: int,  # threads or processes; a cluster uses all that it has
+    scheduler: str = "threads",  # see `joblib_backend`
+) -> list:  # the results, in order
+    "Run the jobs of faces, with a progress bar; the jobs of a worker that was killed are run again."
+    results, failures = [], 0
+    with joblib_backend(scheduler), tqdm(total=len(jobs), desc="sampling", unit="face") as bar:
+        while len(results) < len(jobs):
+            before, calls = len(results), (joblib.delayed(function)(*job) for job in jobs[len(results):])
+            try:
+                for one in joblib.Parallel(n_workers, return_as="generator")(calls):
+                    results.append(one)
+                    bar.update()
+            except BrokenExecutor as error:
+                failures = 1 if len(results) > before else failures + 1
+                if failures > RETRIES:
+                    raise RuntimeError(f"workers are killed again and again: {error}") from None
+    return results
+
+# %% ../nbs/15_sampling.ipynb #54230adf
 def sample_faces(
     faces: list[Face],  # faces with labels, all of one schema
     parameters: SampleParameters,  # the settings
@@ -266,5 +305,5 @@ def sample_faces(
         raise DataError(f"faces of different schemas cannot be learned from together: {', '.join(schemas)}; "
                         "remap their labels first")
     jobs = [(face, i, parameters) for i, face in enumerate(faces)]
-    shards = sample_in_threads(sample_face, jobs, n_workers)
+    shards = run_jobs(sample_face, jobs, n_workers)
     return join_shards(shards, len(feature_bank(parameters.features)), len(faces[0].schema))

@@ -26,7 +26,7 @@ from .datasets import file_manifest
 from .face import DataError
 from .features import feature_bank
 from .files import LAYOUTS, FaceFiles, read_face, write_atomic
-from .sampling import SampleParameters, Samples, join_shards, sample_face, sample_in_threads
+from .sampling import SampleParameters, Samples, join_shards, run_jobs, sample_face
 from .schema import SCHEMAS
 
 # %% ../nbs/16_shards.ipynb #7a732072
@@ -143,8 +143,9 @@ def write_samples(
     faces: list[FaceFiles],  # the faces to learn from
     parameters: SampleParameters,  # the settings
     folder: Path,  # sample sets are kept here, each in a folder of its own
-    n_workers: int = 1,  # threads
+    n_workers: int = 1,  # threads, or processes
     on_error: str = "raise",  # "raise" on bad data, or "skip" it and list it in the manifest
+    scheduler: str = "threads",  # or "processes", or a Dask scheduler, whose workers share this folder
 ) -> Path:  # the sample set's folder
     "Gather a sample set on disk, or find it there."
     if on_error not in ("raise", "skip"):
@@ -156,7 +157,7 @@ def write_samples(
         if (skipped := skipped_faces(target)) is None:
             shards = [target / f"{i:05d}.npz" for i in range(len(faces))]
             jobs = [(path, one, i, parameters, on_error) for i, (path, one) in enumerate(zip(shards, faces))]
-            errors = sample_in_threads(write_shard, jobs, n_workers)
+            errors = run_jobs(write_shard, jobs, n_workers, scheduler)
             write_sample_manifest(target, parameters, faces, manifest, shards, errors)
         elif skipped and on_error == "raise":
             raise DataError(f"{skipped[0]['name']}: {skipped[0]['reason']}")

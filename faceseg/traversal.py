@@ -6,7 +6,7 @@
 __all__ = ['TILE', 'U', 'ADDRESSED', 'partition', 'block_min_max', 'extend_blocks', 'window_min_max', 'formula_min_max', 'Layer',
            'Layers', 'AddressedTrees', 'Workspace', 'make_layers', 'address_trees', 'locate_plane', 'split_by_layer',
            'split_by_formula', 'add_votes', 'traverse_tile', 'traverse_strip', 'prepare_traversal', 'grid_lines',
-           'cell_of', 'interpolate_lines', 'uncertain_cells', 'coarse_to_fine']
+           'cell_of', 'interpolate_cells', 'uncertain_cells', 'coarse_to_fine']
 
 # %% ../nbs/19_traversal.ipynb #afc0e8c9
 from collections.abc import Callable
@@ -304,6 +304,7 @@ def prepare_traversal(
     trees: Trees,  # a forest
     maps: FeatureMaps,  # an image's feature maps, of the set that the forest was grown with
     n_workers: int = 1,  # threads
+    addressed: AddressedTrees | None = None,  # the forest with the addresses of these features, where at hand
 ) -> Callable:  # (wanted bool (H, W), proba float32 (H, W, C)) -> None; writes proba where wanted
     "Make a function that applies a forest to pixels of an image."
     if len(maps.bank) != trees.n_columns:
@@ -311,7 +312,7 @@ def prepare_traversal(
                          f"feature set {maps.bank.name!r} has {len(maps.bank)}")
     if not maps.bank.aligned:
         raise ValueError(f"feature set {maps.bank.name!r} reads at offsets that are no multiples of {CELL}")
-    layers, addressed = make_layers(maps.maps), address_trees(trees, maps.bank.table)
+    layers, addressed = make_layers(maps.maps), addressed or address_trees(trees, maps.bank.table)
 
     def traverse(wanted, proba):
         strip = lambda top: traverse_strip(layers, addressed, trees.depth, top, wanted, proba)
@@ -333,16 +334,25 @@ def cell_of(
     "For each pixel, the number of the cell between two lines that it lies in."
     return np.minimum(np.searchsorted(lines, np.arange(lines[-1] + 1), "right") - 1, len(lines) - 2)
 
-def interpolate_lines(
-    values: np.ndarray,  # float32 (K, ...): at the lines
-    lines: np.ndarray,  # int (K,), from `grid_lines`
-) -> np.ndarray:  # float32 (n, ...)
-    "Interpolate along the first axis, linearly, to all pixels."
-    if len(lines) == 1: return values
-    cell = cell_of(lines)
-    weight = (np.arange(lines[-1] + 1) - lines[cell]) / np.diff(lines)[cell]
-    weight = weight.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    return values[cell] + weight * (values[cell + 1] - values[cell])
+@compiled
+def interpolate_cells(
+    corners: np.ndarray,  # float32 (K, L, C): at the lines
+    rows: np.ndarray,  # int (K,), from `grid_lines`, K at least 2
+    cols: np.ndarray,  # int (L,), L at least 2
+    proba: np.ndarray,  # float32 (H, W, C), written
+):
+    "Interpolate from the corners of the cells to all pixels, linearly along both axes."
+    for i in range(len(rows) - 1):
+        for y in range(rows[i], rows[i + 1] + (i == len(rows) - 2)):
+            down = np.float32((y - rows[i]) / (rows[i + 1] - rows[i]))
+            for j in range(len(cols) - 1):
+                for x in range(cols[j], cols[j + 1] + (j == len(cols) - 2)):
+                    across = np.float32((x - cols[j]) / (cols[j + 1] - cols[j]))
+                    upper, lower = corners[i], corners[i + 1]
+                    for c in range(corners.shape[2]):
+                        left = upper[j, c] + down * (lower[j, c] - upper[j, c])
+                        right = upper[j + 1, c] + down * (lower[j + 1, c] - upper[j + 1, c])
+                        proba[y, x, c] = left + across * (right - left)
 
 def uncertain_cells(
     proba: np.ndarray,  # float32 (K, L, C): at the corners of the cells
@@ -376,7 +386,6 @@ def coarse_to_fine(
     traverse(on_grid, proba)
     corners = proba[np.ix_(rows, cols)]
     uncertain = uncertain_cells(corners, margin)[np.ix_(cell_of(rows), cell_of(cols))]
-    by_column = interpolate_lines(corners, rows).swapaxes(0, 1)
-    proba = np.ascontiguousarray(interpolate_lines(by_column, cols).swapaxes(0, 1))
+    interpolate_cells(corners, rows, cols, proba)
     traverse(uncertain & ~on_grid, proba)
     return proba
