@@ -3,7 +3,7 @@
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
 # make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
-# make torture      kill commands and a study at random moments, and read 20,000 mutated inputs (half an hour)
+# make torture      kill commands and a study at random moments, and read 20,000 mutated inputs (an hour)
 # make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
 # make readme       README.md from nbs/index.ipynb
 # make environment  .venv, which the other targets make too

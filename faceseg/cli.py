@@ -15,14 +15,12 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from tqdm import tqdm
 
 import faceseg
 import faceseg.options as opt
 from faceseg.batch import (
-    Batch,
     Failure,
     check_new_file,
     error_sentence,
@@ -31,12 +29,11 @@ from faceseg.batch import (
     given_landmarks,
     list_photos,
     made_from,
-    photo_results,
     plan_batch,
     process_photos,
     raise_none_usable,
     read_complete,
-    read_given_landmarks,
+    segment_photo,
     write_photo_results,
 )
 from .datasets import SCHEMA_OF, convert_celebamask_hq, download_fasseg, existing_folder
@@ -196,23 +193,6 @@ def print_segmented(
     if set(list_photos(arguments["photos"])) - {path for path, _ in failed}:
         typer.echo(f"{arguments['out']}: label maps (NAME.png) and overlays (NAME_overlay.jpg)")
     return print_failures(failed, arguments)
-
-# %% ../nbs/35_cli.ipynb #8f818b9d
-def segment_photo(
-    photo: Path,  # the photograph
-    segmenter,  # a fitted `FaceSegmenter`
-    landmark_files: list[Path],  # one a face; empty: detected
-    batch: Batch,  # the run
-    settings: dict,  # proba: whether to write class probabilities; max_faces: to detect
-    origin: str,  # from `made_from`
-):
-    "Segment one photograph and write its results."
-    image = read_image(photo)
-    points = [read_given_landmarks(file, image.shape) for file in landmark_files]
-    parsed = segmenter.predict_faces(image, np.stack(points) if points else None, settings["max_faces"])
-    names = face_names(photo, len(parsed), batch)
-    files = photo_results(parsed, names, image, photo, segmenter.schema_, settings["proba"])
-    write_photo_results(files, photo, batch, origin)
 
 # %% ../nbs/35_cli.ipynb #8a2b3e44
 @as_command(app, "segment", print_segmented, [

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANDMARKER_SHA256', 'RAYS', 'DIFFERENCES', 'MAX_FACES', 'SAME_FACE', 'SURROUNDINGS', 'UPRIGHT_BONUS', 'VIEWS',
            'SMALLEST_TILE', 'LARGEST_VIEW', 'landmarker_file', 'visible_contour', 'mesh_to_lapa', 'correct_landmarks',
-           'detect', 'detect_or_fail', 'with_landmarks', 'check_detector']
+           'close_detector', 'detect', 'detect_or_fail', 'with_landmarks', 'check_detector']
 
 # %% ../nbs/06_detector.ipynb #53c73acd
 import functools
@@ -191,6 +191,14 @@ def _landmarker(
     # private, but the only hook that runs before Python stops the threads that MediaPipe calls through
     threading._register_atexit(lambda: built.close() if os.getpid() == process else None)
     return built
+
+# %% ../nbs/06_detector.ipynb #8410efab
+def close_detector():
+    "Let go of the detector, where there is one, and of its memory; the next detection builds another."
+    with _DETECTING:
+        if not _landmarker.cache_info().currsize: return
+        _landmarker(os.environ.get("FACESEG_LANDMARKER"), os.getpid()).close()
+        _landmarker.cache_clear()
 
 # %% ../nbs/06_detector.ipynb #928aa5c7
 def _detect_once(

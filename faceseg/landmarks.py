@@ -128,6 +128,7 @@ def _turn_and_scale(
     step = np.linalg.lstsq((derivatives * of_rows[..., None]).reshape(-1, 4), missing.ravel(), rcond=None)[0]
     return scale + step[3], cv2.Rodrigues(step[:3])[0] @ rotation
 
+# %% ../nbs/05_landmarks.ipynb #9ea0ab43
 def fit_head(
     landmarks: np.ndarray,  # (106, 2), (x, y) in pixels
 ) -> HeadPose:
