@@ -41,6 +41,7 @@ for pair in ("n_train 3", "n_test 2", "height 96", "fraction 0.05", "n_trees 10"
     STUDY += ["-p", *pair.split()]
 STUDY += ["-r", "methods", "lapaseg,fast"]
 COSTS = re.compile(r"seconds|memory|finished|commit|dirty")  # keys of results that differ by run
+OLDER = re.compile(r"results\.\d+-\d+\.json")  # results of an earlier run are kept under its date
 SECONDS, MEMORY = 60, 1e9  # for one input; of a process that reads inputs, in bytes
 
 
@@ -60,7 +61,7 @@ def contents(folder):
     "All files of a folder that say what the run has made."
     files = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name in ("lock", ".lock"): continue
+        if not path.is_file() or path.name in ("lock", ".lock") or OLDER.match(path.name): continue
         data = path.read_bytes()
         if path.name == "results.json": data = json.dumps(without_costs(json.loads(data))).encode()
         if path.suffix != ".csv": files[str(path.relative_to(folder))] = data
@@ -98,8 +99,8 @@ def kills(name, command, again, folder, n, rng):
         right = finished and not other
         same += right
         print(f"{'ok    ' if right else 'FAILED'} {name}, killed after {moment:.1f} of {duration:.1f} s with "
-              f"{len(found)} of {len(expected)} files", "" if right else f"; differ: {other[:3]} {told[-300:]}",
-              flush=True)
+              f"{len(found)} of {len(expected)} files", flush=True)
+        if not right: print(f"       differ: {other[:3]}; {told[-300:]}", flush=True)
     return same
 
 
