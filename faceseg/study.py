@@ -247,11 +247,12 @@ def run_method(
     folder: Path,  # where sample sets are kept
     shared: dict[str, str] | None = None,  # from `shared_photographs`
     gathered: dict | None = None,  # seconds of the sample sets that this run has made, by name; added to
+    scheduler: str = "threads",  # where rows are gathered: "threads", "processes", or a Dask scheduler
 ) -> dict:  # like `run_model`'s, and the training rows' numbers and cost
     "Gather the training rows of a method, fit it, test it, and measure all three."
     with PeakMemory() as memory:
         start = time.time()
-        path = write_samples(train, segmenter.parameters, folder, segmenter.n_workers)
+        path = write_samples(train, segmenter.parameters, folder, segmenter.n_workers, scheduler=scheduler)
     gathered = {} if gathered is None else gathered
     if (path / "manifest.json").stat().st_mtime >= start: gathered[path.name] = memory.seconds
     samples = read_samples(path)
