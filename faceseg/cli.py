@@ -39,10 +39,9 @@ from faceseg.batch import (
 from .datasets import SCHEMA_OF, convert_celebamask_hq, download_fasseg, existing_folder
 from .detector import MAX_FACES, check_detector, detect_or_fail
 from .face import DataError
-from .files import FaceFiles, encode_landmarks, read_image
+from .files import FaceFiles, encode_landmarks, file_digest, read_image
 from .metrics import evaluate_faces, score_table, scores
 from .options import as_command, make_app
-from .outfolder import file_digest
 from .schema import SCHEMAS, LabelSchema
 
 # %% ../nbs/35_cli.ipynb #41b5fd28

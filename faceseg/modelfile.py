@@ -110,12 +110,12 @@ def allowed_types(
 def is_allowed(
     value,  # from JSON
     types: tuple[type, ...],  # from `allowed_types`
-    low: float,  # of a number
-    high: float,  # of a number
+    low: float = OTHER_LIMITS[0],  # of a number
+    high: float = OTHER_LIMITS[1],  # of a number
 ) -> bool:
     "Whether a value has one of some types and lies within limits."
     if isinstance(value, list):
-        return list in types and all(is_allowed(one, (int,), *OTHER_LIMITS) for one in value)
+        return list in types and all(is_allowed(one, (int,)) for one in value)
     if type(value) in (int, float):  # not bool, which is an int to isinstance; NaN is within no limits
         return (type(value) in types or float in types) and low <= value <= high
     return type(value) in types
@@ -146,9 +146,9 @@ def check_classes(
         raise ValueError("its schema has no name, or not 2 to 256 classes with distinct names")
     if classes[0] != "background":
         raise ValueError(f"its first class is {classes[0][:40]!r}; expected 'background'")
-    colour = lambda one: isinstance(one, list) and len(one) == 3 and is_allowed(one, (list,), 0, 0)
-    if not isinstance(palette, list) or len(palette) != len(classes) or not all(map(colour, palette)) \
-       or max(map(max, palette)) > 255:
+    level = lambda one: is_allowed(one, (int,), 0, 255)
+    colour = lambda one: isinstance(one, list) and len(one) == 3 and all(map(level, one))
+    if not isinstance(palette, list) or len(palette) != len(classes) or not all(map(colour, palette)):
         raise ValueError(f"its palette is not {len(classes)} colours of three whole numbers from 0 to 255")
 
 def check_header(
@@ -160,5 +160,5 @@ def check_header(
             raise ValueError(f"its {name} is {json.dumps(found)[:40]}; expected {TYPE_NAMES[kind]}")
     check_classes(header["schema"])
     counts = [header["provenance"].get(name) for name in ("rows", "images")]
-    if not is_allowed(counts, (list,), 0, 0):
+    if not is_allowed(counts, (list,)):
         raise ValueError("its provenance does not say how many rows and images it was trained on")

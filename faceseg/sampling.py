@@ -289,7 +289,9 @@ def run_jobs(
             except BrokenExecutor as error:
                 failures = 1 if len(results) > before else failures + 1
                 if failures > RETRIES:
-                    raise RuntimeError(f"workers are killed again and again: {error}") from None
+                    where = f"face {len(results)} or one after it"
+                    raise RuntimeError(f"the workers of {where} were killed {failures} times, perhaps for "
+                                       f"memory: take fewer ({error})") from None
     return results
 
 # %% ../nbs/15_sampling.ipynb #54230adf

@@ -25,7 +25,7 @@ import faceseg
 from .datasets import file_manifest
 from .face import DataError
 from .features import feature_bank
-from .files import LAYOUTS, FaceFiles, read_face, write_atomic
+from .files import LAYOUTS, FaceFiles, file_digest, read_face, write_atomic
 from .sampling import SampleParameters, Samples, join_shards, run_jobs, sample_face
 from .schema import SCHEMAS
 
@@ -38,7 +38,7 @@ def code_digest() -> str:  # 64 hexadecimal digits
     "SHA-256 of the modules and data that decide what a sample set holds, and of the versions they call."
     folder = Path(faceseg.__file__).parent
     modules = [(folder / f"{name}.py").read_text() for name in SAMPLE_MODULES]
-    modules.append(hashlib.sha256((folder / "models" / "shape.safetensors").read_bytes()).hexdigest())
+    modules.append(file_digest(folder / "models" / "shape.safetensors"))
     versions = [np.__version__, cv2.__version__, numba.__version__, PIL.__version__]
     return hashlib.sha256(json.dumps([modules, *versions]).encode()).hexdigest()
 
@@ -112,7 +112,7 @@ def write_sample_manifest(
     "Write what a sample set holds, last of all its files."
     kept = [i for i, error in enumerate(errors) if error is None]
     if not kept: raise DataError(f"none of the {len(faces)} faces could be read; the first: {errors[0]}")
-    digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+    listed = [manifest[i] | {"shard": shards[i].name, "shard_sha256": file_digest(shards[i])} for i in kept]
     content = {
         "parameters": vars(parameters),
         "schema": LAYOUTS[faces[0].layout][0].name,
@@ -120,7 +120,7 @@ def write_sample_manifest(
         "code_sha256": code_digest(),
         "versions": {"faceseg": faceseg.__version__, "python": platform.python_version(),
                      "numpy": np.__version__},
-        "faces": [manifest[i] | {"shard": shards[i].name, "shard_sha256": digest(shards[i])} for i in kept],
+        "faces": listed,
         "skipped": [{"name": face.name, "reason": error} for face, error in zip(faces, errors) if error]}
     write_atomic(target / "manifest.json", json.dumps(content, indent=1).encode())
 
@@ -132,11 +132,8 @@ def skipped_faces(
     file = target / "manifest.json"
     try: content = json.loads(file.read_text())
     except (OSError, ValueError): return None
-    for face in content["faces"]:
-        try: found = hashlib.sha256((target / face["shard"]).read_bytes()).hexdigest()
-        except OSError: return None
-        if found != face["shard_sha256"]: return None
-    return content["skipped"]
+    whole = all(file_digest(target / face["shard"]) == face["shard_sha256"] for face in content["faces"])
+    return content["skipped"] if whole else None
 
 # %% ../nbs/16_shards.ipynb #1533a5ea
 def write_samples(
@@ -152,15 +149,16 @@ def write_samples(
         raise ValueError(f"on_error is 'raise' or 'skip', found {on_error!r}")
     manifest = file_manifest(faces)
     target = Path(folder) / sample_set_name(parameters, manifest)
+    if (skipped := skipped_faces(target)) is not None:  # also where the folder cannot be written to
+        if skipped and on_error == "raise": raise DataError(f"{skipped[0]['name']}: {skipped[0]['reason']}")
+        return target
     target.mkdir(parents=True, exist_ok=True)
     with FileLock(target / ".lock"):  # another run that gathers the same set is waited for
-        if (skipped := skipped_faces(target)) is None:
+        if skipped_faces(target) is None:
             shards = [target / f"{i:05d}.npz" for i in range(len(faces))]
             jobs = [(path, one, i, parameters, on_error) for i, (path, one) in enumerate(zip(shards, faces))]
             errors = run_jobs(write_shard, jobs, n_workers, scheduler)
             write_sample_manifest(target, parameters, faces, manifest, shards, errors)
-        elif skipped and on_error == "raise":
-            raise DataError(f"{skipped[0]['name']}: {skipped[0]['reason']}")
     return target
 
 # %% ../nbs/16_shards.ipynb #eacee910
@@ -174,7 +172,7 @@ def read_samples(
     content = json.loads(file.read_text())
     for face in content["faces"]:
         shard = file.with_name(face["shard"])
-        if hashlib.sha256(shard.read_bytes()).hexdigest() != face["shard_sha256"]:
+        if file_digest(shard) != face["shard_sha256"]:
             raise DataError(f"{shard.parent.name}/{shard.name}: is not the file that the manifest lists; "
                             "run write_samples again")
     shards = [np.load(file.with_name(face["shard"]), allow_pickle=False) for face in content["faces"]]
