@@ -212,6 +212,7 @@ def remove_left_parts(
         number = part.name.rpartition("-")[2].removesuffix(".part")
         if number.isdecimal() and not psutil.pid_exists(int(number)): part.unlink(missing_ok=True)
 
+# %% ../nbs/03_files.ipynb #06e0aab4
 def file_digest(
     path: Path,  # a file
 ) -> str:  # 64 hexadecimal digits; "" where there is no file that can be read

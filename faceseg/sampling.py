@@ -271,6 +271,7 @@ def joblib_backend(
         tqdm.write(f"dashboard of the cluster: {client.dashboard_link}", sys.stderr)
         with joblib.parallel_config(backend): yield
 
+# %% ../nbs/15_sampling.ipynb #2f134f7c
 def run_jobs(
     function: Callable,  # of one job's arguments
     jobs: list[tuple],  # the arguments of each
