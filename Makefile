@@ -1,5 +1,5 @@
 # make report       run a study and render it: STUDY=khan2015|learning_curve|ablation|failures|landmarks|synthetic|
-#                   poses|constants|benchmark
+#                   poses|constants|benchmark|scale
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
 # make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
@@ -14,7 +14,7 @@ QUIET := --quiet --disable-pip-version-check --constraint constraints.txt
 READY := .venv/.ready
 STUDY ?= khan2015
 
-DATASET ?= $(if $(filter learning_curve,$(STUDY)),lapa,demo)
+DATASET ?= $(if $(filter learning_curve scale,$(STUDY)),lapa,demo)
 FOLDER ?=
 # without arguments a report takes minutes: 10 or 20 and 10 of the embedded faces, with fewer pixels to train on or at
 # half their height; photographs are resized to the paper's 512. The study of rendered faces (synthetic) takes all
@@ -34,11 +34,12 @@ TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY feature
          methods=METHODS counts=COUNTS recipes=RECIPES class_weight=CLASS_WEIGHT noise=NOISE \
          recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
-         recipe=RECIPE more_dir=MORE_DIR scheduler=SCHEDULER
+         recipe=RECIPE more_dir=MORE_DIR scheduler=SCHEDULER schedulers=SCHEDULERS memory_limit=MEMORY_LIMIT
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
            per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
            recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN \
-           photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER draws=DRAWS steps=STEPS
+           photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER draws=DRAWS steps=STEPS n_speed=N_SPEED \
+           repeats=REPEATS
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))
 given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \

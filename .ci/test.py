@@ -247,6 +247,24 @@ def test_learning_curve():
     check("a stopped run goes on with the points that are there", again is not None and kept)
 
 
+def test_scale():
+    "The study of scale, at a tiny size."
+    out = SCRATCH / "scale"
+    tiny = {"n_test": 2, "n_speed": 2, "repeats": 1, "n_workers": 2}
+    texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "counts": "2,4", "recipe": "fast",
+             "schedulers": "threads,processes"}
+    results = results_of("scale", papermill("scale", out, tiny, texts), out)
+    if results is None: return
+    costs = results["cost"]
+    check("each number of faces has its cost", list(costs) == ["2", "4"] and
+          all(costs[n]["gathering"]["made"] == int(n) for n in costs), costs)
+    check("both kinds of workers were timed", set(results["gain"]) == {"threads", "processes"}, results["gain"])
+    before = {path: path.stat().st_mtime_ns for path in (out / "points").iterdir()}
+    again = results_of("scale once more", papermill("scale", out, tiny, texts), out)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "points").iterdir()}
+    check("a run that goes on measures nothing twice", again is not None and kept == before)
+
+
 def test_ablation():
     "A recipe without two of its parts, at a tiny size."
     out = SCRATCH / "ablation"
@@ -410,8 +428,8 @@ def test_benchmark():
 
 def test_studies():
     "The studies, several at a time: much of each is one core's work."
-    studies = (test_study, test_learning_curve, test_ablation, test_failures, test_landmarks, test_synthetic,
-               test_constants, test_poses)
+    studies = (test_study, test_learning_curve, test_scale, test_ablation, test_failures, test_landmarks,
+               test_synthetic, test_constants, test_poses)
     with ThreadPoolExecutor(min(CORES, 4)) as pool: list(pool.map(lambda test: test(), studies))
 
 

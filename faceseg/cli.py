@@ -11,6 +11,7 @@ __all__ = ['app', 'GO_ON', 'SHIPPED', 'print_failures', 'find_landmarks', 'print
 # %% ../nbs/35_cli.ipynb #5a3506ea
 import functools
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +41,7 @@ from .datasets import SCHEMA_OF, convert_celebamask_hq, download_fasseg, existin
 from .detector import MAX_FACES, check_detector, detect_or_fail
 from .face import DataError
 from .files import FaceFiles, encode_landmarks, file_digest, read_image
-from .metrics import evaluate_faces, score_table, scores
+from .metrics import evaluate_files, score_table, scores
 from .options import as_command, make_app
 from .schema import SCHEMAS, LabelSchema
 
@@ -100,28 +101,41 @@ def print_trained(
                f"{size:,.0f} kB")
 
 # %% ../nbs/35_cli.ipynb #3c7e82a1
+TRAININGS = [
+    "train faces --out model.safetensors",
+    "train FASSEG-repository --dataset fasseg --folder V2 --out v2.safetensors",
+    "train faces --out deep.safetensors --recipe deep --prior-weight 10",
+    "train faces --out free.safetensors --features hsv32+hog+location --frame image",
+    "train LaPa --out lapa.safetensors --memory-limit 2GB --samples-dir rows --scheduler processes"]
+TRAIN_AGAIN = "no model was written; run the command again (training rows on disk are kept)"
+
 def fit_and_save(
     segmenter,  # a `FaceSegmenter`, not fitted
     files: list[FaceFiles],  # labelled faces
     out: Path,  # the model file
     on_error: str,  # "raise" or "skip"
     skipped: list,  # gets the faces that are left out
+    memory_limit: str | None = None,  # any of these three keeps rows on disk, see `fit_files`
+    samples_dir: Path | None = None,  # where; None: beside the model until that is written
+    scheduler: str | None = None,  # where rows are gathered
 ) -> dict:  # the result of `train`
     "Read faces, fit a segmenter and write its model file."
     segmenter.check()
-    faces = list(read_complete(files, segmenter.needs_landmarks, on_error, skipped))
-    if not faces: raise_none_usable(files, skipped)
-    segmenter.fit(faces).save(out)
+    rows = Path(samples_dir or f"{out}.rows")
+    if memory_limit or samples_dir or scheduler:
+        segmenter.fit_files(files, rows, memory_limit or "2GB", scheduler or "threads", on_error)
+        skipped += segmenter.provenance_["skipped"]
+    else:
+        faces = list(read_complete(files, segmenter.needs_landmarks, on_error, skipped))
+        if not faces: raise_none_usable(files, skipped)
+        segmenter.fit(faces)
+    segmenter.save(out)
+    if not samples_dir: shutil.rmtree(rows, ignore_errors=True)
     return {"model": out, "features": segmenter.features, "classifier": segmenter.model,
-            "prior": segmenter.prior,
-            "n_train": len(faces), "skipped": skipped}
+            "prior": segmenter.prior, "n_train": len(segmenter.provenance_["faces"]), "skipped": skipped}
 
 # %% ../nbs/35_cli.ipynb #13887ae6
-@as_command(app, "train", print_trained, [
-    "train faces --out model.safetensors",
-    "train FASSEG-repository --dataset fasseg --folder V2 --out v2.safetensors",
-    "train faces --out deep.safetensors --recipe deep --prior-weight 10",
-    "train faces --out free.safetensors --features hsv32+hog+location --frame image"])
+@as_command(app, "train", print_trained, TRAININGS, TRAIN_AGAIN)
 def train(
     data_dir: opt.DataDir,  # the folder of the data set
     out: opt.ModelOut,  # the model file
@@ -143,6 +157,9 @@ def train(
     n_jittered: opt.NJittered = None,
     seed: opt.Seed = 0,
     n_trees: opt.NTrees = None,  # of rf and et
+    memory_limit: opt.MemoryLimit = None,  # such as "2GB"; any of these three keeps rows on disk
+    samples_dir: opt.SamplesDir = None,  # a folder for them
+    scheduler: opt.Scheduler = None,  # see `run_jobs`
     n_workers: opt.Workers = None,  # threads; None for one a core
     on_error: opt.OnError = "raise",  # "raise" or "skip"
     force: opt.ForceModel = False,  # whether to overwrite
@@ -160,7 +177,8 @@ def train(
         prior_weight=prior_weight, refine=refine, seed=seed))
     files = find_faces(data_dir, dataset, split, folder, n_train, segmenter.needs_landmarks, on_error,
                        skipped)
-    return {"recipe": recipe} | fit_and_save(segmenter, files, out, on_error, skipped)
+    return {"recipe": recipe} | fit_and_save(segmenter, files, out, on_error, skipped, memory_limit,
+                                             samples_dir, scheduler)
 
 # %% ../nbs/35_cli.ipynb #45ff5f94
 SHIPPED = "demo"  # the shipped model that is used unless another is named
@@ -269,7 +287,8 @@ def evaluate(
     folder: opt.Folder = "",  # of fasseg
     split: opt.TestSplit = "test",  # its name
     n_test: opt.NTest = None,  # how many faces
-    n_workers: opt.Workers = None,  # threads; None for one a core
+    scheduler: opt.Scheduler = None,  # see `run_jobs`
+    n_workers: opt.Workers = None,  # threads or processes; None for one a core
     on_error: opt.OnError = "raise",  # "raise" or "skip"
     as_json: opt.AsJson = False,  # for the shell only
 ) -> dict:  # as from `faceseg.metrics.scores`, and model, dataset, folder, split, n_test, skipped
@@ -281,9 +300,10 @@ def evaluate(
     segmenter, skipped = load_model(model, n_workers), []
     files = find_faces(data_dir, dataset, split, folder, n_test, segmenter.needs_landmarks, on_error, skipped)
     check_same_schema(segmenter.schema_, dataset, model)
-    faces = read_complete(files, segmenter.needs_landmarks, on_error, skipped)
-    predict = lambda face: segmenter.predict(face.image, face.landmarks)
-    confusions, _ = evaluate_faces(predict, faces, len(segmenter.schema_))
+    if segmenter.needs_landmarks and any(one.landmarks is None for one in files): check_detector()
+    confusions, others = evaluate_files(model_file(model), files, segmenter.n_workers, scheduler or "threads",
+                                        on_error)
+    skipped += others
     if not len(confusions): raise_none_usable(files, skipped)
     origin = {"model": str(model), "schema": segmenter.schema_.name, "dataset": dataset, "folder": folder,
               "split": split, "n_test": len(confusions)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'NODE', 'PACKED', 'quantise', 'growth_steps', 'grow_forest', 'predict_in_chunks', 'Trees', 'round_down',
-           'leaf_probabilities', 'forest_arrays', 'traverse_rows', 'predict_rows', 'check_size', 'pack',
+           'leaf_probabilities', 'forest_arrays', 'join_trees', 'traverse_rows', 'predict_rows', 'check_size', 'pack',
            'restore_children', 'check_arrays', 'check_packed', 'unpack']
 
 # %% ../nbs/18_forest.ipynb #61fcff9a
@@ -132,6 +132,25 @@ def forest_arrays(
         nodes[name][leaf] = numbers
     values = np.concatenate([np.eye(n_classes, dtype=np.float32), proba[mixed]])
     return Trees(nodes, roots[:-1], values, max(tree.max_depth for tree in trees), forest.n_features_in_)
+
+# %% ../nbs/18_forest.ipynb #62c1dbd6
+def join_trees(
+    parts: list[Trees],  # forests over the same columns and classes
+) -> Trees:  # all their trees
+    "Join forests."
+    n_classes, nodes, roots, values, n_nodes = parts[0].values.shape[1], [], [], [parts[0].values], 0
+    for part in parts:
+        moved, split = part.nodes.copy(), part.nodes["left"] >= 0
+        for side in ("left", "right"): moved[side][split] += n_nodes
+        mixed = ~split & (moved["pure_class"] < 0)  # rows of `values` after those of the classes
+        if nodes:
+            moved["right"][mixed] += sum(map(len, values)) - n_classes
+            values.append(part.values[n_classes:])
+        nodes.append(moved)
+        roots.append(part.roots + n_nodes)
+        n_nodes += len(moved)
+    return Trees(np.concatenate(nodes), np.concatenate(roots), np.concatenate(values),
+                 max(part.depth for part in parts), parts[0].n_columns)
 
 # %% ../nbs/18_forest.ipynb #f5a59a27
 @compiled

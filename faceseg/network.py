@@ -33,14 +33,15 @@ def validation_mask(
 
 # %% ../nbs/22_network.ipynb #9eab3f07
 def column_scale(
-    rows: np.ndarray,  # float16 (N, F)
+    rows: np.ndarray,  # float16 (N, F), in memory or on disk
+    which: np.ndarray,  # int (L,): numbers of the rows that count, ascending
     floor: float = 0.2,  # the scale is at least this
     slice_rows: int = 8192,  # rows summed at a time
 ) -> tuple[np.ndarray, np.ndarray]:  # mean, and standard deviation or floor, float32 (F,) each
     "Mean and scale of each column."
-    slices = [slice(k, k + slice_rows) for k in range(0, len(rows), slice_rows)]
-    mean = sum(rows[s].sum(0, dtype=np.float64) for s in slices) / len(rows)
-    variance = sum(((rows[s] - mean) ** 2).sum(0) for s in slices) / len(rows)
+    slices = [which[k:k + slice_rows] for k in range(0, len(which), slice_rows)]
+    mean = sum(rows[s].sum(0, dtype=np.float64) for s in slices) / len(which)
+    variance = sum(((rows[s] - mean) ** 2).sum(0) for s in slices) / len(which)
     return mean.astype(np.float32), np.maximum(np.sqrt(variance), floor).astype(np.float32)
 
 # %% ../nbs/22_network.ipynb #7485a274
@@ -75,14 +76,12 @@ def build_network(
 
 # %% ../nbs/22_network.ipynb #2a18aca2
 def to_batch(
-    rows: np.ndarray,  # float16 (N, F)
-    labels: np.ndarray,  # uint8 (N,)
-    which: slice | np.ndarray,  # the rows wanted
+    rows: np.ndarray,  # float32 (B, F)
+    labels: np.ndarray,  # uint8 (B,)
     device: str,  # where to put them
 ) -> tuple[torch.Tensor, torch.Tensor]:  # float32 (B, F), int64 (B,)
     "Some rows and their labels as tensors."
-    x, y = rows[which].astype(np.float32), labels[which].astype(np.int64)
-    return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    return torch.from_numpy(rows).to(device), torch.from_numpy(labels.astype(np.int64)).to(device)
 
 def weighted_loss(
     network: nn.Module,  # rows (B, F) -> logits (B, C)
@@ -94,19 +93,19 @@ def weighted_loss(
     return (nn.functional.cross_entropy(network(x), y, reduction="none") * weights).sum()
 
 def mean_loss(
-    network: nn.Module,  # rows (N, F) -> logits (N, C)
-    rows: np.ndarray,  # float16 (N, F)
-    labels: np.ndarray,  # uint8 (N,)
-    weights: torch.Tensor,  # float32 (N,)
-    device: str,  # where the network is
+    network: nn.Module,  # rows (L, F) -> logits (L, C)
+    samples,  # rows, a `faceseg.sampling.Samples`
+    which: np.ndarray,  # int (L,): numbers of the rows that count
+    weights: torch.Tensor,  # float32 (N,), of all rows, on the network's device
 ) -> float:  # weighted mean of the cross-entropy
     "Loss over many rows, without training on them."
     total = 0.0
     with torch.no_grad():
-        for start in range(0, len(rows), 16384):
-            some = slice(start, start + 16384)
-            total += weighted_loss(network, *to_batch(rows, labels, some, device), weights[some]).item()
-    return total / weights.sum().item()
+        for start in range(0, len(which), 16384):
+            some = which[start:start + 16384]
+            batch = to_batch(samples.rows[some].astype(np.float32), samples.labels[some], weights.device)
+            total += weighted_loss(network, *batch, weights[some]).item()
+    return total / weights[which].sum().item()
 
 # %% ../nbs/22_network.ipynb #de0251d1
 def train_epoch(
@@ -121,11 +120,10 @@ def train_epoch(
 ) -> float:  # mean loss of its steps
     "One pass over the training rows."
     rng = np.random.default_rng(np.random.SeedSequence(seed[0], spawn_key=(1, seed[1])))
-    order, losses = rng.permutation(learn), []
-    for start in range(0, len(order), batch):
-        some = order[start:start + batch]
-        rows = to_batch(samples.rows, samples.labels, some, weights.device)
-        loss = weighted_loss(network, *rows, weights[some]) / weights[some].sum()
+    losses = []
+    for rows, some in samples.batches(learn, batch, rng):
+        tensors = to_batch(rows, samples.labels[some], weights.device)
+        loss = weighted_loss(network, *tensors, weights[some]) / weights[some].sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -170,7 +168,7 @@ def prepare_training(
     learn: np.ndarray,  # int (L,): numbers of the rows to train on
 ) -> tuple:  # network, optimiser, and schedule of the learning rate or None
     "Make the network and what trains it."
-    scale = (start["mean"], start["scale"]) if start else column_scale(samples.rows[learn])
+    scale = (start["mean"], start["scale"]) if start else column_scale(samples.rows, learn)
     network = build_network(*scale, tuple(settings.hidden), samples.n_classes, settings.seed,
                             settings.dropout)
     copy_layers(network, start)
@@ -194,12 +192,11 @@ def run_epochs(
     weights = samples.row_weights(settings.class_weight)
     weights = torch.ones(len(samples)) if weights is None else torch.from_numpy(weights)
     weights = weights.to(usable_device(settings.device))
-    validation = samples.rows[check], samples.labels[check], weights[check]
     best, kept, best_epoch, history = np.inf, network, 0, []
     for epoch in tqdm(range(settings.epochs or settings.max_epochs), "mlp", unit="epoch"):
         train_loss = train_epoch(network.train(), optimiser, cycle, samples, learn, weights, settings.batch,
                                  (settings.seed, epoch))
-        loss = train_loss if cycle else mean_loss(network.eval(), *validation, weights.device)
+        loss = train_loss if cycle else mean_loss(network.eval(), samples, check, weights)
         if not np.isfinite(loss):
             raise ValueError(f"the loss is {loss} after {epoch + 1} epochs; "
                              f"a learning_rate below {settings.learning_rate} may help")
@@ -211,7 +208,7 @@ def run_epochs(
 
 # %% ../nbs/22_network.ipynb #52d7c2b9
 def train_network(
-    samples,  # training rows, a `faceseg.sampling.Samples`
+    samples,  # training rows, a `faceseg.sampling.Samples`, in memory or on disk
     settings,  # the settings, an `faceseg.mlp.MLP`
     start: dict[str, np.ndarray],  # arrays to begin from, of a network for the same columns; empty: none
 ) -> tuple[dict, list, int]:  # arrays, (training, validation) loss of each pass, number of the pass kept

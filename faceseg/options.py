@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'FULL_DISK', 'M_MMAP_THRESHOLD', 'Photos', 'DataDir', 'Dataset', 'Folder', 'Out', 'Force', 'Resume',
-           'Workers', 'OnError', 'Seed', 'ModelOut', 'TrainSplit', 'NTrain', 'Recipe', 'Prior', 'PriorWeight', 'Refine',
-           'Features', 'Model', 'Frame', 'Height', 'Fraction', 'PerClass', 'NAugmented', 'NJittered', 'NTrees',
-           'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'MaxFaces', 'Landmarks', 'TestedModel', 'TestSplit', 'NTest',
-           'AsJson', 'Source', 'SourceLayout', 'Destination', 'NewSplit', 'NConverted', 'Start', 'Downloadable',
-           'DownloadFolder', 'NRendered', 'FirstSeed', 'Processes', 'make_app', 'return_freed_memory', 'as_command']
+           'Workers', 'OnError', 'Scheduler', 'Seed', 'ModelOut', 'TrainSplit', 'NTrain', 'Recipe', 'Prior',
+           'PriorWeight', 'Refine', 'Features', 'Model', 'Frame', 'Height', 'Fraction', 'PerClass', 'NAugmented',
+           'NJittered', 'NTrees', 'MemoryLimit', 'SamplesDir', 'ForceModel', 'ModelFile', 'Parsed', 'Proba', 'MaxFaces',
+           'Landmarks', 'TestedModel', 'TestSplit', 'NTest', 'AsJson', 'Source', 'SourceLayout', 'Destination',
+           'NewSplit', 'NConverted', 'Start', 'Downloadable', 'DownloadFolder', 'NRendered', 'FirstSeed', 'Processes',
+           'make_app', 'return_freed_memory', 'as_command']
 
 # %% ../nbs/34_options.ipynb #f6010cfb
 import ctypes
@@ -105,6 +106,10 @@ Workers = Annotated[int | None, option(
 OnError = Annotated[Literal["raise", "skip"], option(
     "What to do with a face that cannot be used: raise: stop; skip: go on without it, and name it.",
     default=True)]
+Scheduler = Annotated[str | None, option(
+    "Where faces are worked on: threads (the default), processes, or the address of a Dask scheduler, such "
+    "as tcp://host:8786, whose workers see the same folders (pip install 'faceseg[cluster]').",
+    metavar="NAME")]
 Seed = Annotated[int, option("For all that is drawn at random.", metavar="N", min=0, default=True)]
 
 # %% ../nbs/34_options.ipynb #f2468064
@@ -139,6 +144,12 @@ NAugmented = Annotated[int | None, option(
 NJittered = Annotated[int | None, option(
     "Copies of each face with jittered landmarks to train on.", metavar="N", min=0)]
 NTrees = Annotated[int | None, option("Trees of a forest.", metavar="N", min=1)]
+MemoryLimit = Annotated[str | None, option(
+    "Keep the training rows on disk, and no more of them in memory than lets the command stay within this "
+    "size, such as 2GB; for many faces. By default all are in memory.", metavar="SIZE")]
+SamplesDir = Annotated[Path | None, option(
+    "Where training rows on disk are kept for further runs; by default they lie beside the model until it is "
+    "written.", metavar="DIR")]
 ForceModel = Annotated[bool, option("Write over an existing model.", "--force")]
 
 # %% ../nbs/34_options.ipynb #f65b26c6

@@ -42,13 +42,14 @@ def rendered_samples(
     parameters: SampleParameters,  # of the photographs; how many pixels to draw is not taken from them
     n_workers: int = 1,  # threads
     n: int = 0,  # faces, the first by name; 0 for all
+    memory_limit: str | None = None,  # see `faceseg.shards.read_samples`
 ) -> Samples:  # labels in LaPa's classes
     "The rows of the rendered training faces, gathered once and then read."
     few = replace(parameters, fraction=PRIOR_FRACTION, per_class=PRIOR_PER_CLASS,
-                  n_augmented=PRIOR_N_AUGMENTED)
+                  n_augmented=PRIOR_N_AUGMENTED, rows_per_face=None)
     files = list_faces("demo", split="train")[:n or None]
     if feature_bank(parameters.features).custom: return sample_faces([*read_faces(files)], few, n_workers)
-    return read_samples(write_samples(files, few, cache_folder() / "samples", n_workers))
+    return read_samples(write_samples(files, few, cache_folder() / "samples", n_workers), memory_limit)
 
 # %% ../nbs/17_prior.ipynb #6aea3c49
 def with_prior(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import cv2
 import joblib
 import numpy as np
+from fastcore.basics import patch
 from tqdm import tqdm
 
 from .crop import check_frame, to_working_image
@@ -125,6 +126,7 @@ class SampleParameters:
     seed: int = 0  # for all draws
     frame: str = "image"  # one of `faceseg.crop.FRAMES`
     n_jittered: int = 0  # augmented copies with jittered landmarks; none where landmarks are not needed
+    rows_per_face: int | None = None  # rows kept of all that are drawn of a face and its copies; None: all
 
     def __post_init__(self):
         feature_bank(self.features)
@@ -133,7 +135,8 @@ class SampleParameters:
             raise ValueError("give fraction or per_class, or both; found neither")
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"fraction is above 0 and at most 1, found {self.fraction}")
-        for name, least in (("per_class", 1), ("n_augmented", 0), ("height", 16), ("n_jittered", 0)):
+        for name, least in (("per_class", 1), ("n_augmented", 0), ("height", 16), ("n_jittered", 0),
+                            ("rows_per_face", 1)):
             if (found := getattr(self, name)) is not None and found < least:
                 raise ValueError(f"{name} is at least {least}, found {found}")
 
@@ -172,7 +175,11 @@ def sample_face(
         copy = augment_face(face, rng, mirror=k % 2 == 1, move=whole)
         copies.append(replace(copy, landmarks=jitter_landmarks(copy.landmarks, rng)))
     parts = [sample_image(one, rng, parameters) for one in (face, *copies)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    shard = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    n, wanted = len(shard["labels"]), parameters.rows_per_face
+    if wanted is None or n <= wanted: return shard
+    kept = np.sort(rng.choice(n, wanted, replace=False))
+    return {name: values[kept] for name, values in shard.items()}
 
 # %% ../nbs/15_sampling.ipynb #981fb3f4
 CLASS_WEIGHTS = {"none": 0, "sqrt": 0.5, "balanced": 1}  # name -> exponent of 1 / frequency
@@ -195,13 +202,16 @@ def class_weights(
 @dataclass(frozen=True, eq=False)
 class Samples:
     "Rows of features with their labels."
-    rows: np.ndarray  # float16 (N, F)
+    rows: np.ndarray  # float16 (N, F), or rows on disk
     labels: np.ndarray  # uint8 (N,)
     images: np.ndarray  # int32 (N,): number of the face that the row is from
     n_classes: int  # classes in the schema; some may have no row
     weights: np.ndarray | None = None  # float32 (N,), mean 1: pixels that a row represents; None: all alike
 
     def __len__(self): return len(self.labels)
+
+    @property
+    def fits(self): return len(self) <= getattr(self.rows, "capacity", len(self))
 
     def row_weights(self,
         how: str = "none",  # one of CLASS_WEIGHTS
@@ -214,13 +224,49 @@ class Samples:
     def where(self,
         mask: np.ndarray,  # bool (N,): the rows wanted
     ) -> "Samples":
-        "Some of the rows."
+        "Some of the rows, in memory."
         weights = None if self.weights is None else self.weights[mask]
         return Samples(self.rows[mask], self.labels[mask], self.images[mask], self.n_classes, weights)
 
+# %% ../nbs/15_sampling.ipynb #6d4de0d1
+@patch
+def batches(self: Samples,
+    which: np.ndarray,  # int (L,): numbers of the rows wanted
+    size: int,  # rows a batch, at most
+    rng: np.random.Generator,  # for the order
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # rows float32 (B, F), and their numbers int (B,)
+    "Rows in random order, a batch at a time."
+    order, held = rng.permutation(which), size
+    if capacity := getattr(self.rows, "capacity", None):
+        held = max(1, capacity // size) * size  # in memory at a time
+        if len(order) > held:
+            n_buffers = -(-len(order) // held)
+            held = -(-len(order) // (n_buffers * size)) * size  # all of about the same size
+            rank = rng.permutation(self.images.max() + 1)
+            order = order[np.argsort(rank[self.images[order]], kind="stable")]
+            for start in range(0, len(order), held): rng.shuffle(order[start:start + held])
+    for start in range(0, len(order), held):
+        numbers = order[start:start + held]
+        rows = self.rows[numbers]
+        for k in range(0, len(numbers), size): yield rows[k:k + size].astype(np.float32), numbers[k:k + size]
+        del rows  # before the next ones are read
+
+# %% ../nbs/15_sampling.ipynb #cbe8f9c5
+@patch
+def drawn(self: Samples,
+    rng: np.random.Generator,  # for the draw of faces
+) -> Samples:  # rows in memory, in their order; all where they fit
+    "The rows of as many faces, drawn at random, as fit into memory."
+    if isinstance(self.rows, np.ndarray): return self
+    if self.fits: return self.where(np.ones(len(self), bool))
+    counts = np.bincount(self.images)
+    faces = rng.permutation(np.flatnonzero(counts))
+    n = max(1, np.searchsorted(np.cumsum(counts[faces]), self.rows.capacity, "right"))
+    return self.where(np.isin(self.images, faces[:n]))
+
 # %% ../nbs/15_sampling.ipynb #a667505f
 def join_shards(
-    shards: list,  # mappings with `rows` and `labels`: dictionaries, or open .npz files
+    shards: list[dict],  # from `sample_face`
     n_columns: int,  # F
     n_classes: int,  # classes in the schema
 ) -> Samples:  # all their rows
@@ -234,7 +280,7 @@ def join_shards(
     return Samples(rows, np.concatenate(labels), images, n_classes, weights)
 
 def join_samples(
-    parts: list[Samples],  # of one feature set and one schema
+    parts: list[Samples],  # of one feature set and one schema, all in memory or all on disk
 ) -> Samples:  # all their rows; the faces of later parts are numbered after those of earlier ones
     "Join sample sets."
     if len(widths := {part.rows.shape[1] for part in parts}) > 1:
@@ -242,7 +288,8 @@ def join_samples(
                          "they were gathered with different feature sets")
     starts = np.cumsum([0, *(part.images.max() + 1 for part in parts)])
     weights = [np.ones(len(part), np.float32) if part.weights is None else part.weights for part in parts]
-    return Samples(np.concatenate([part.rows for part in parts]),
+    rows = [part.rows for part in parts]
+    return Samples(np.concatenate(rows) if isinstance(rows[0], np.ndarray) else rows[0].joined(rows[1:]),
                    np.concatenate([part.labels for part in parts]),
                    np.concatenate([part.images + start for part, start in zip(parts, starts)]),
                    parts[0].n_classes, np.concatenate(weights))
@@ -277,10 +324,11 @@ def run_jobs(
     jobs: list[tuple],  # the arguments of each
     n_workers: int,  # threads or processes; a cluster uses all that it has
     scheduler: str = "threads",  # see `joblib_backend`
+    what: str = "sampling",  # for the progress bar
 ) -> list:  # the results, in order
     "Run the jobs of faces, with a progress bar; the jobs of a worker that was killed are run again."
     results, failures = [], 0
-    with joblib_backend(scheduler), tqdm(total=len(jobs), desc="sampling", unit="face") as bar:
+    with joblib_backend(scheduler), tqdm(total=len(jobs), desc=what, unit="face") as bar:
         while len(results) < len(jobs):
             before, calls = len(results), (joblib.delayed(function)(*job) for job in jobs[len(results):])
             try:

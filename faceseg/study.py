@@ -248,6 +248,7 @@ def run_method(
     shared: dict[str, str] | None = None,  # from `shared_photographs`
     gathered: dict | None = None,  # seconds of the sample sets that this run has made, by name; added to
     scheduler: str = "threads",  # where rows are gathered: "threads", "processes", or a Dask scheduler
+    memory_limit: str = "",  # of this process, such as "2GB": rows stay on disk; "" for all in memory
 ) -> dict:  # like `run_model`'s, and the training rows' numbers and cost
     "Gather the training rows of a method, fit it, test it, and measure all three."
     with PeakMemory() as memory:
@@ -255,7 +256,7 @@ def run_method(
         path = write_samples(train, segmenter.parameters, folder, segmenter.n_workers, scheduler=scheduler)
     gathered = {} if gathered is None else gathered
     if (path / "manifest.json").stat().st_mtime >= start: gathered[path.name] = memory.seconds
-    samples = read_samples(path)
+    samples = read_samples(path, memory_limit or None)
     result = run_model(segmenter, samples, test, schema, shared)
     drawn = {"rows": len(samples), "columns": samples.rows.shape[1], "of_class": {
         name: int(n) for name, n in zip(schema.classes, np.bincount(samples.labels, minlength=len(schema)))}}
