@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from faceseg.cli import main; main()"]
 TRAIN = [*COMMAND, "train", "faces", "--features", "hsv16+location+distances", "--model", "et+mlp",
          "--height", "128", "--n-trees", "5", "--prior", "none", "--out", "out/model.safetensors"]
+ON_DISK = ["--memory-limit", "1GB", "--samples-dir", "out/rows", "--scheduler", "processes"]
 SEGMENT = [*COMMAND, "segment", "faces/train/images", "--landmarks", "faces/train/landmarks", "--model",
            "model.safetensors", "--out", "out", "--proba"]
 STUDY = [Path(sys.executable).with_name("papermill"), "--no-progress-bar",
@@ -281,8 +282,9 @@ def mutations(folder, n, seed, workers):
 def main():
     "Run it all; the exit code is 1 where something was not handled."
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="of each of train, segment and a study")
-    parser.add_argument("--only", default="train,segment,study", help="which of these are killed")
+    parser.add_argument("--kills", type=int, default=20,
+                        help="of each of train, train with rows on disk, segment and a study")
+    parser.add_argument("--only", default="train,rows,segment,study", help="which of these are killed")
     parser.add_argument("--inputs", type=int, default=20000, help="mutated images, labels, landmarks, models")
     parser.add_argument("--seed", type=int, default=0, help="of moments and mutations")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that read inputs")
@@ -291,13 +293,15 @@ def main():
     if given.read: return read_inputs(given.read[0], *map(int, given.read[1:]))
     with tempfile.TemporaryDirectory(prefix="faceseg-torture-") as room:
         folder, rng, failed = Path(room), np.random.default_rng(given.seed), 0
-        (folder / "inputs").mkdir()
+        Inputs(folder / "inputs" / "first")  # makes the model that `segment` reads
         if given.inputs:
             handled, peak = mutations(folder / "inputs", given.inputs, given.seed, given.workers)
             print(f"{handled} of {given.inputs} inputs handled", flush=True)
             failed += handled < given.inputs or peak > MEMORY
-        for name, command, more in (("train", TRAIN, []), ("segment", SEGMENT, ["--resume"]),
-                                    ("study", [*STUDY, "-r", "out_dir", folder / "study/out"], [])):
+        commands = (("train", TRAIN, []), ("rows", [*TRAIN, *ON_DISK], []),
+                    ("segment", SEGMENT, ["--resume"]),
+                    ("study", [*STUDY, "-r", "out_dir", folder / "study/out"], []))
+        for name, command, more in commands:
             if not given.kills or name not in given.only.split(","): continue
             faces_in((own := folder / name) / "faces", 24)
             shutil.copy(folder / "inputs/tiny.safetensors", own / "model.safetensors")
