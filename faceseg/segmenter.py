@@ -179,7 +179,7 @@ def fit(self: FaceSegmenter,
     return self.fit_samples(sample_faces(faces, self.parameters, self.n_workers), faces[0].schema, trained_on)
 
 # %% ../nbs/27_segmenter.ipynb #3b850268
-MAX_ROWS = 4_000_000  # of all faces together, with `fit_files`
+MAX_ROWS = 2_000_000  # of all faces together, with `fit_files`
 
 @patch
 def parameters_for(self: FaceSegmenter,

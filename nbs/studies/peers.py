@@ -81,20 +81,37 @@ def squared(
     return warp_face(face, shift, (size, size), "replicate")
 
 
+def relit(
+    image: np.ndarray,  # float32 (H, W, 3), 0 to 1
+    rng: np.random.Generator,
+) -> np.ndarray:  # of the same shape and range
+    "Another brightness, contrast, colour and light from a side; sometimes blurred, noisy or without colour."
+    side = len(image)
+    if rng.random() < 0.15: image = image.mean(2, keepdims=True).repeat(3, 2)
+    image = image ** np.exp(rng.normal(0, 0.4)) * np.exp(rng.normal(0, 0.16, 3)) + rng.normal(0, 0.06, 3)
+    mean = image.mean((0, 1))
+    image = mean + (image - mean) * np.exp(rng.normal(0, 0.25))
+    grey = image.mean(2, keepdims=True)
+    image = grey + (image - grey) * np.exp(rng.normal(0, 0.4))
+    angle, (rows, columns) = rng.uniform(0, 2 * np.pi), np.mgrid[:side, :side] / side - 0.5
+    across = np.cos(angle) * columns + np.sin(angle) * rows
+    image = image * np.exp(rng.normal(0, 0.5) * across)[..., None]
+    if rng.random() < 0.3: image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+    if rng.random() < 0.3: image = image + rng.normal(0, rng.uniform(0, 0.05), image.shape)
+    return np.clip(image, 0, 1)
+
+
 def altered(
     face: Face,  # from `squared`
     rng: np.random.Generator,
 ) -> Face:  # of the same size, without landmarks
-    "Mirrored or not, nearer or farther, turned, shifted, in another light, seldom without colour."
+    "Mirrored or not, nearer or farther, turned, shifted, relit; how much was chosen with RATES."
     if rng.random() < 0.5: face = mirror_face(face)
     size = len(face.image)
-    affine = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 8), np.exp(rng.normal(0, 0.12)))
-    affine[:, 2] += rng.normal(0, 0.04 * size, 2)
+    affine = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 12), np.exp(rng.normal(0, 0.2)))
+    affine[:, 2] += rng.normal(0, 0.07 * size, 2)
     face = warp_face(face, affine, (size, size), "replicate")
-    image = face.image.astype(np.float32) / 255
-    gamma, gain, shift = np.exp(rng.normal(0, 0.2)), np.exp(rng.normal(0, 0.08, 3)), rng.normal(0, 0.03, 3)
-    if rng.random() < 0.15: image = image.mean(2, keepdims=True).repeat(3, 2)
-    image = np.clip(image**gamma * gain + shift, 0, 1)
+    image = relit(face.image.astype(np.float32) / 255, rng)
     return Face((255 * image).astype(np.uint8), face.labels, None, face.name, face.schema)
 
 
