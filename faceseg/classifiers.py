@@ -65,8 +65,10 @@ def fit(self: Forest,
     for k, trees in enumerate(np.array_split(np.arange(self.n_trees), n_groups)):
         drawing = np.random.SeedSequence(self.seed, spawn_key=(k,))
         some = samples.drawn(np.random.default_rng(drawing))
-        settings["max_samples"] = min(1.0, self.max_rows * len(samples) / len(some))
-        settings["random_state"] = self.seed if samples.fits else int(drawing.generate_state(1)[0])
+        settings |= {"max_samples": self.max_rows, "random_state": self.seed}
+        if not samples.fits:
+            settings["max_samples"] = min(1.0, self.max_rows * len(samples) / len(some))
+            settings["random_state"] = int(drawing.generate_state(1)[0])
         self.grown_ = grow_forest(some, len(trees), self.splits, self.class_weight, self.levels, **settings)
         parts.append(forest_arrays(self.grown_, samples.n_classes))
         del some  # before the next ones are read
