@@ -54,6 +54,7 @@ class Forest(Estimator):
         self.__dict__.pop("addressed_", None)  # of the trees before
         return self
 
+# %% ../nbs/24_classifiers.ipynb #a9af342e
 @patch
 def fit(self: Forest,
     samples,  # training rows, a `faceseg.sampling.Samples`
