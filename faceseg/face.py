@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .schema import LANDMARK_MIRROR, LAPA, N_LANDMARKS, LabelSchema, check_labels, mirrored_ids
+from faceseg.schema import (
+    LANDMARK_MIRROR,
+    LAPA,
+    N_LANDMARKS,
+    LabelSchema,
+    check_labels,
+    mirrored_ids,
+    relabel,
+)
 
 # %% ../nbs/01_face.ipynb #81aaabb4
 class DataError(ValueError):
@@ -161,6 +169,6 @@ def mirror_face(
 ) -> Face:  # of the same size
     "Mirror a face: image, labels and landmarks together, left and right exchanged."
     labels, landmarks = face.labels, face.landmarks
-    if labels is not None: labels = mirrored_ids(face.schema)[labels[:, ::-1]]
+    if labels is not None: labels = relabel(labels[:, ::-1], mirrored_ids(face.schema))
     if landmarks is not None: landmarks = mirror_landmarks(landmarks, face.image.shape[1])
     return replace(face, image=np.ascontiguousarray(face.image[:, ::-1]), labels=labels, landmarks=landmarks)

@@ -23,7 +23,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .face import DataError, Face, check_landmarks, check_placement
-from .schema import CELEBAMASK, FASSEG, LAPA, N_LANDMARKS, LabelSchema, colorize, labels_from_colors
+from faceseg.schema import (
+    CELEBAMASK,
+    FASSEG,
+    LAPA,
+    N_LANDMARKS,
+    UNLABELLED,
+    LabelSchema,
+    color_table,
+    colorize,
+    labels_from_colors,
+)
 
 # %% ../nbs/03_files.ipynb #5ad54954
 def open_picture(
@@ -261,9 +271,9 @@ def encode_labels(
     labels: np.ndarray,  # uint8 (H, W), ids of `schema`
     schema: LabelSchema = LAPA,  # gives the palette
 ) -> bytes:  # an indexed PNG
-    "A label map as a PNG whose pixels are ids, with the schema's palette."
-    picture = Image.fromarray(labels)
-    picture.putpalette(np.array(schema.palette, np.uint8).tobytes())
+    "A label map as a PNG whose pixels are ids, with the schema's palette and grey for no label."
+    picture, n_colors = Image.fromarray(labels), 256 if (labels == UNLABELLED).any() else len(schema)
+    picture.putpalette(color_table(schema)[:n_colors].tobytes())
     picture.save(file := io.BytesIO(), "PNG", optimize=True)
     return file.getvalue()
 

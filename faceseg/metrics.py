@@ -15,7 +15,7 @@ import numpy as np
 
 from .face import DataError, Face
 from .files import FaceFiles, file_digest, read_face
-from .schema import LabelSchema, foreground
+from .schema import UNLABELLED, LabelSchema, foreground
 
 # %% ../nbs/28_metrics.ipynb #a3942f26
 def _check_ids(
@@ -36,11 +36,12 @@ def confusion_matrix(
     prediction: np.ndarray,  # predicted label map, same shape
     n_classes: int,  # number of classes
 ) -> np.ndarray:  # int64 (n_classes, n_classes); rows: truth, columns: prediction
-    "Count the pixels of each pair (true class, predicted class)."
+    "Count the pixels of each pair (true class, predicted class); pixels without true label are left out."
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape:
         raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}; "
                          "compare both at the same size")
+    if (without := truth == UNLABELLED).any(): truth, prediction = truth[~without], prediction[~without]
     _check_ids(truth, n_classes, "truth")
     _check_ids(prediction, n_classes, "prediction")
     pairs = truth.astype(np.int64) * n_classes + prediction.astype(np.int64)  # uint8 would overflow

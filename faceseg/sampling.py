@@ -26,7 +26,7 @@ from .detector import with_landmarks
 from .face import DataError, Face, mirror_face, resize_face, warp_face
 from .features import feature_bank, feature_maps
 from .landmarks import fit_head
-from .schema import class_id
+from .schema import UNLABELLED, class_id
 
 # %% ../nbs/15_sampling.ipynb #fafcb2c3
 def choose_pixels(
@@ -36,13 +36,15 @@ def choose_pixels(
     per_class: int | None = None,  # pixels of each class, all of a class that has fewer; or None
     inside: np.ndarray | None = None,  # bool (H, W): pixels that may be drawn; None for all
 ) -> np.ndarray:  # int (N, 2): (row, col), in the order of the rows
-    "Draw pixels of a label map without repetition, by fraction, by class, or by both."
-    allowed, chosen = np.arange(labels.size) if inside is None else np.flatnonzero(inside), []
-    if fraction is not None: chosen.append(rng.permutation(allowed)[:max(1, round(fraction * allowed.size))])
+    "Draw labelled pixels of a label map without repetition, by fraction, by class, or by both."
+    inside = np.ones(labels.shape, bool) if inside is None else inside
+    allowed, n, chosen = np.flatnonzero(inside & (labels != UNLABELLED)), np.count_nonzero(inside), []
+    if fraction is not None: chosen.append(rng.permutation(allowed)[:max(1, round(fraction * n))])
     if per_class is not None:
         flat = labels.ravel()[allowed]
         chosen += [rng.permutation(allowed[flat == c])[:per_class] for c in np.unique(flat)]
-    return np.stack(np.unravel_index(np.unique(np.concatenate(chosen)), labels.shape), 1)
+    drawn = np.unique(np.concatenate([np.arange(0), *chosen]))
+    return np.stack(np.unravel_index(drawn, labels.shape), 1)
 
 def sampling_weights(
     labels: np.ndarray,  # uint8 (P,): of all pixels that might have been drawn
@@ -96,7 +98,8 @@ def augment_face(
         offset = (1 - scale) * (np.array([width, height]) - 1) / 2 + shift  # scaled about the middle
         face = warp_face(face, np.column_stack([np.eye(2) * scale, offset]), (height, width))
     face = replace(face, image=relight(face.image, rng))
-    return face if face.labels is None else replace(face, image=recolour(face, rng))
+    whole = face.labels is not None and not (face.labels == UNLABELLED).any()
+    return replace(face, image=recolour(face, rng)) if whole else face
 
 # %% ../nbs/15_sampling.ipynb #352bdd36
 JITTER_NOISE = (0.02, 0.2)  # range of the standard deviation of each point's error, in pupil distances
@@ -157,6 +160,7 @@ def sample_image(
     part = {"rows": rows.astype(np.float16), "labels": labels, "pixels": pixels.astype(np.uint16)}
     if parameters.fraction is None or parameters.per_class is None: return part
     might_be_drawn = face.labels.ravel() if inside is None else face.labels[inside]
+    might_be_drawn = might_be_drawn[might_be_drawn != UNLABELLED]
     return part | {"weights": sampling_weights(might_be_drawn, labels)}
 
 def sample_face(
@@ -166,6 +170,7 @@ def sample_face(
 ) -> dict:  # arrays: rows float16 (N, F), labels uint8 (N,), pixels uint16 (N, 2), perhaps weights (N,)
     "Draw pixels of one face and of its augmented and jittered copies, and gather their features."
     if face.labels is None: raise DataError(f"{face.name}: a face without labels cannot be learned from")
+    if (face.labels == UNLABELLED).all(): raise DataError(f"{face.name}: none of its pixels is labelled")
     if parameters.needs_landmarks: face = with_landmarks(face)
     whole = parameters.frame == "image"
     if whole: face = resize_face(face, parameters.height)  # copies are then moved at the working size
@@ -177,6 +182,7 @@ def sample_face(
     parts = [sample_image(one, rng, parameters) for one in (face, *copies)]
     shard = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     n, wanted = len(shard["labels"]), parameters.rows_per_face
+    if not n: raise DataError(f"{face.name}: its labelled pixels are lost at the working size; label more")
     if wanted is None or n <= wanted: return shard
     kept = np.sort(rng.choice(n, wanted, replace=False))
     return {name: values[kept] for name, values in shard.items()}

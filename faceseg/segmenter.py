@@ -30,7 +30,7 @@ from .features import feature_bank, feature_maps
 from .files import FaceFiles, file_digest
 from .mlp import MLP
 from .modelfile import check_header, check_settings, read_model_file, write_model_file
-from .schema import LAPA, SCHEMAS, LabelSchema, class_id
+from .schema import LAPA, SCHEMAS, UNLABELLED, LabelSchema, class_id
 
 # %% ../nbs/27_segmenter.ipynb #541b76f9
 class FaceSegmenter(Estimator):
@@ -275,9 +275,13 @@ def predict(self: FaceSegmenter,
 def score(self: FaceSegmenter,
     faces: list[Face],  # faces with labels
 ) -> float:  # 0 to 1
-    "Pixel accuracy over some faces."
-    right = [self.predict(face.image, face.landmarks) == face.labels for face in faces]
-    return float(sum(one.sum() for one in right) / sum(one.size for one in right))
+    "Pixel accuracy over the labelled pixels of some faces."
+    right, n = 0, 0
+    for face in faces:
+        labelled = face.labels != UNLABELLED
+        right += ((self.predict(face.image, face.landmarks) == face.labels) & labelled).sum()
+        n += labelled.sum()
+    return float(right / n)
 
 # %% ../nbs/27_segmenter.ipynb #3ee10e12
 CLASSICAL = {

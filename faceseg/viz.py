@@ -17,7 +17,16 @@ from skimage.segmentation import find_boundaries
 
 from .face import Face
 from .metrics import check_confusion, normalize_confusion
-from .schema import LANDMARK_PARTS, LabelSchema, check_labels, check_sizes, colorize, overlay
+from faceseg.schema import (
+    LANDMARK_PARTS,
+    UNLABELLED,
+    LabelSchema,
+    check_labels,
+    check_sizes,
+    color_table,
+    colorize,
+    overlay,
+)
 
 # %% ../nbs/31_viz.ipynb #ef469c7f
 def outline(
@@ -41,7 +50,8 @@ def error_map(
     check_labels(truth, schema)
     check_labels(prediction, schema)
     grey = np.full(truth.shape, 110.0) if image is None else 60 + np.asarray(image).mean(-1) * 100 / 255
-    return np.where((truth != prediction)[..., None], colorize(truth, schema),
+    wrong = (truth != prediction) & (truth != UNLABELLED)
+    return np.where(wrong[..., None], colorize(truth, schema),
                     grey[..., None].astype(np.uint8))
 
 # %% ../nbs/31_viz.ipynb #6bb31055
@@ -70,9 +80,9 @@ def legend_patches(
     ids: list[int] | None = None,  # the classes to name; None: all
 ) -> list[Patch]:  # for `fig.legend(handles=...)`
     "One coloured, named patch a class."
-    colors = np.array(schema.palette) / 255
+    colors, names = color_table(schema) / 255, dict(enumerate(schema.classes)) | {UNLABELLED: "no label"}
     ids = range(len(schema)) if ids is None else ids
-    return [Patch(facecolor=colors[i], edgecolor="grey", linewidth=0.5, label=schema.classes[i]) for i in ids]
+    return [Patch(facecolor=colors[i], edgecolor="grey", linewidth=0.5, label=names[i]) for i in ids]
 
 # %% ../nbs/31_viz.ipynb #a61f7c40
 def add_legend(
