@@ -11,7 +11,6 @@ __all__ = ['app', 'GO_ON', 'SHIPPED', 'print_failures', 'find_landmarks', 'print
 # %% ../nbs/35_cli.ipynb #5a3506ea
 import functools
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -120,9 +119,10 @@ def fit_and_save(
     scheduler: str | None = None,  # where rows are gathered
 ) -> dict:  # the result of `train`
     "Read faces, fit a segmenter and write its model file."
+    import faceseg.shards
     segmenter.check()
-    rows = Path(samples_dir or f"{out}.rows")
-    if memory_limit or samples_dir or scheduler:
+    rows, on_disk = Path(samples_dir or f"{out}.rows"), memory_limit or samples_dir or scheduler
+    if on_disk:
         segmenter.fit_files(files, rows, memory_limit or "2GB", scheduler or "threads", on_error)
         skipped += segmenter.provenance_["skipped"]
     else:
@@ -130,7 +130,7 @@ def fit_and_save(
         if not faces: raise_none_usable(files, skipped)
         segmenter.fit(faces)
     segmenter.save(out)
-    if not samples_dir: shutil.rmtree(rows, ignore_errors=True)
+    if on_disk and not samples_dir: faceseg.shards.remove_samples(rows)
     return {"model": out, "features": segmenter.features, "classifier": segmenter.model,
             "prior": segmenter.prior, "n_train": len(segmenter.provenance_["faces"]), "skipped": skipped}
 

@@ -69,10 +69,11 @@ last_read = {}  # (model file, its SHA-256) -> the model, of this process
 def read_model(path: Path, sha256: str):
     "A model, read once by each worker; the digest tells a changed file."
     from faceseg.segmenter import FaceSegmenter
-    if (path, sha256) not in last_read:
+    if (model := last_read.get((path, sha256))) is None:  # threads may read it twice, no more
+        model = FaceSegmenter.load(path)
         last_read.clear()
-        last_read[path, sha256] = FaceSegmenter.load(path)
-    return last_read[path, sha256]
+        last_read[path, sha256] = model
+    return model
 
 def count_file(path: Path, sha256: str, files: FaceFiles, on_error: str) -> np.ndarray | str:
     "The confusion matrix of a face in files, or why it has none."

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['SAMPLE_MODULES', 'MEMORY_UNITS', 'OTHER_MEMORY', 'LEAST_ROWS', 'code_digest', 'sample_set_name', 'shard_digest',
            'is_whole_shard', 'write_shard', 'write_sample_manifest', 'skipped_faces', 'write_samples', 'row_capacity',
-           'ShardRows', 'listed_shards', 'read_samples']
+           'ShardRows', 'listed_shards', 'read_samples', 'remove_samples']
 
 # %% ../nbs/16_shards.ipynb #de88694f
 import hashlib
 import json
 import platform
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -253,3 +255,11 @@ def read_samples(
     weights = np.concatenate(arrays["weights"]) if arrays["weights"] else None
     return Samples(rows if memory_limit else rows[:], np.concatenate(arrays["labels"]), images,
                    len(SCHEMAS[content["schema"]]), weights)
+
+# %% ../nbs/16_shards.ipynb #9ea67dcf
+def remove_samples(
+    folder: Path,  # where sample sets are kept
+):
+    "Remove the sample sets in a folder, and the folder where nothing else is in it."
+    for one in Path(folder).glob("*/manifest.json"): shutil.rmtree(one.parent)
+    with suppress(OSError): Path(folder).rmdir()
