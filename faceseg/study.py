@@ -301,7 +301,8 @@ def provenance(
                      "train": [face.name for face in train], "test": [face.name for face in test]}}
 
 # %% ../nbs/29_study.ipynb #32b53264
-NO_RESULTS = ("_modidx", "batch", "cli", "label", "options", "outfolder", "report", "viz")  # modules that no number depends on
+# modules that no number depends on
+NO_RESULTS = ("_modidx", "batch", "cli", "label", "options", "outfolder", "report", "viz")
 
 def study_digest(
     study: str,  # name of a notebook in nbs/studies
