@@ -256,8 +256,9 @@ def test_scale():
     results = results_of("scale", papermill("scale", out, tiny, texts), out)
     if results is None: return
     costs = results["cost"]
-    check("each number of faces has its cost", list(costs) == ["2", "4"] and
-          all(costs[n]["gathering"]["made"] == int(n) for n in costs), costs)
+    made = [costs[n]["gathering"]["made"] for n in costs]
+    copied = json.loads((out / "points" / "with-copies.json").read_text())["made"]
+    check("each number of faces has its cost, with copies too", (made, copied) == ([2, 4], 2), costs)
     kinds = set(results["gain"])
     check("both kinds of workers were timed", kinds == {"threads", "processes"}, kinds)
     before = {path: path.stat().st_mtime_ns for path in (out / "points").iterdir()}
