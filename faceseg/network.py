@@ -34,11 +34,12 @@ def validation_mask(
 # %% ../nbs/22_network.ipynb #9eab3f07
 def column_scale(
     rows: np.ndarray,  # float16 (N, F), in memory or on disk
-    which: np.ndarray,  # int (L,): numbers of the rows that count, ascending
+    which: np.ndarray | None = None,  # int (L,): numbers of the rows that count, ascending; None: all
     floor: float = 0.2,  # the scale is at least this
     slice_rows: int = 8192,  # rows summed at a time
 ) -> tuple[np.ndarray, np.ndarray]:  # mean, and standard deviation or floor, float32 (F,) each
     "Mean and scale of each column."
+    which = np.arange(len(rows)) if which is None else which
     slices = [which[k:k + slice_rows] for k in range(0, len(which), slice_rows)]
     mean = sum(rows[s].sum(0, dtype=np.float64) for s in slices) / len(which)
     variance = sum(((rows[s] - mean) ** 2).sum(0) for s in slices) / len(which)
