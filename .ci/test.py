@@ -188,8 +188,9 @@ def test_study():
     test_report(out)
     test_refusals(out, texts)
     alone = SCRATCH / "alone"
-    done = papermill("khan2015", alone, KHAN | {"n_workers": 1}, texts | {"scheduler": "processes"})
-    by_one = results_of("khan2015 with one worker, a process", done, alone)
+    other = {"scheduler": "processes", "memory_limit": "2GB"}
+    done = papermill("khan2015", alone, KHAN | {"n_workers": 1}, texts | other)
+    by_one = results_of("khan2015 with one worker, a process, and rows on disk", done, alone)
     for model in results["models"] if by_one else ():
         both = [one["models"][model]["confusion"] for one in (results, by_one)]
         check(f"one worker and two give the same {model}", both[0] == both[1])

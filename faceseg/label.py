@@ -71,7 +71,7 @@ class Prediction(NamedTuple):
     "What a model says of a photograph."
     labels: np.ndarray  # uint8 (H, W)
     uncertainty: np.ndarray  # float32 (H, W), 0 to 1: one minus the largest class probability
-    landmarks: np.ndarray | None  # float32 (106, 2), (x, y) in pixels
+    landmarks: np.ndarray  # float32 (106, 2), (x, y) in pixels
 
 def predict(
     segmenter: FaceSegmenter,  # fitted
@@ -108,7 +108,6 @@ def decode_runs(
         raise ValueError(f"runs of {lengths.sum()} pixels are no map of origins of shape {shape}")
     return np.repeat(values.astype(np.uint8), lengths).reshape(shape)
 
-
 # %% ../nbs/36_label.ipynb #4ef20e9d
 def photograph_file(
     home: Path,  # a labeller's folder
@@ -129,14 +128,13 @@ def accept(
     home, photograph = Path(home), photograph_file(home, name)
     Face(read_image(photograph), labelling.labels, labelling.landmarks, name)  # raises where they do not fit
     counts = {origin: int((labelling.origins == k).sum()) for k, origin in enumerate(ORIGINS)}
-    labels = encode_labels(labelling.labels)
-    write_atomic(home / "train" / "images" / photograph.name, photograph.read_bytes())
+    if not (copied := home / "train" / "images" / photograph.name).exists():
+        write_atomic(copied, photograph.read_bytes())
     write_atomic(home / "train" / "landmarks" / f"{name}.txt", encode_landmarks(labelling.landmarks))
-    write_atomic(file := home / "train" / "labels" / f"{name}.png", labels)
+    write_atomic(file := home / "train" / "labels" / f"{name}.png", encode_labels(labelling.labels))
     record = {"model": model, "pixels": counts, "labels_sha256": file_digest(file),
               "origins": encode_runs(labelling.origins)}
     write_atomic(home / "painted" / f"{name}.json", json.dumps(record).encode())
-
 
 # %% ../nbs/36_label.ipynb #35d3df2e
 def reopen(
@@ -182,7 +180,7 @@ def train(
     home = Path(home)
     if not (home / "train" / "labels").is_dir():
         raise DataError(f"{home}: no photograph is labelled yet; accept one first")
-    faces = [read_face(one) for one in list_lapa(home, "train")]
+    faces = [read_face(one) for one in list_lapa(home, "train", on_error="skip")]  # of some no labels yet
     faces = [face for face in faces if (face.labels != UNLABELLED).any()]
     if not faces: raise DataError(f"{home}: no pixel is labelled yet")
     segmenter = FaceSegmenter(**settings_of(recipe, **given)).fit(faces)
