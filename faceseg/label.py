@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ORIGINS', 'UNTOUCHED', 'PREDICTED', 'CORRECTED', 'Labelling', 'new_labelling', 'filled', 'painted', 'Prediction',
-           'predict', 'encode_runs', 'decode_runs', 'photograph_file', 'accept', 'reopen', 'queue', 'train']
+           'predict', 'edited', 'encode_runs', 'decode_runs', 'photograph_file', 'accept', 'reopen', 'queue', 'train']
 
 # %% ../nbs/36_label.ipynb #b9924bb1
 import json
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from .crop import paste
+from .crop import ParsedFace, paste
 from .datasets import files_by_name, list_lapa
 from .face import DataError, Face
 from faceseg.files import (
@@ -27,7 +27,7 @@ from faceseg.files import (
     read_landmarks,
     write_atomic,
 )
-from .schema import UNLABELLED, class_id
+from .schema import LAPA, UNLABELLED, class_id
 from .segmenter import FaceSegmenter, settings_of
 
 # %% ../nbs/36_label.ipynb #5fef407c
@@ -72,6 +72,7 @@ class Prediction(NamedTuple):
     labels: np.ndarray  # uint8 (H, W)
     uncertainty: np.ndarray  # float32 (H, W), 0 to 1: one minus the largest class probability
     landmarks: np.ndarray  # float32 (106, 2), (x, y) in pixels
+    parsed: ParsedFace  # class probabilities at the size of the working image, and their place
 
 def predict(
     segmenter: FaceSegmenter,  # fitted
@@ -86,7 +87,23 @@ def predict(
     uncertainty = np.zeros(image.shape[:2], np.float32)
     uncertainty[top:bottom, left:right] = 1 - parsed.proba.max(-1)
     background = class_id(segmenter.schema_, "background")
-    return Prediction(paste(parsed, image.shape[:2], background), uncertainty, landmarks)
+    return Prediction(paste(parsed, image.shape[:2], background), uncertainty, landmarks, parsed)
+
+# %% ../nbs/36_label.ipynb #cde9cd26
+def edited(
+    labelling: Labelling,  # of a photograph
+    runs: list[list[int]],  # (first pixel, how many, label, origin) each, pixels counted row by row
+) -> Labelling:  # a copy
+    "Set the labels and origins of some runs of pixels; ValueError where they are none of this photograph."
+    labels, origins, classes = labelling.labels.copy(), labelling.origins.copy(), range(len(LAPA))
+    for start, count, label, origin in runs:
+        inside = start >= 0 and count > 0 and start + count <= labels.size
+        erased = label == UNLABELLED and origin == UNTOUCHED
+        given = label in classes and origin in (PREDICTED, CORRECTED)
+        if not inside or not (erased or given):
+            raise ValueError(f"{[start, count, label, origin]} is no run of labels in {labels.size} pixels")
+        labels.flat[start:start + count], origins.flat[start:start + count] = label, origin
+    return Labelling(labels, origins, labelling.landmarks)
 
 # %% ../nbs/36_label.ipynb #1389fa8b
 def encode_runs(
@@ -157,6 +174,7 @@ def reopen(
 def queue(
     home: Path,  # a labeller's folder
     segmenter: FaceSegmenter | None = None,  # orders the photographs; None: by name
+    at_most: int | None = None,  # photographs to predict; None: all
 ) -> list[str]:  # names of photographs, without ending
     "The photographs that are not labelled yet, the next one first."
     home = Path(home)
@@ -167,8 +185,9 @@ def queue(
     def certainty(name):
         try: return -float(predict(segmenter, read_image(found[name])).uncertainty.mean())
         except DataError: return 1.0
-    certainties = {name: certainty(name) for name in tqdm(waiting, "predicting", unit="photograph")}
-    return sorted(waiting, key=certainties.get)
+    asked = waiting[::max(1, -(-len(waiting) // (at_most or len(waiting) or 1)))]
+    certainties = {name: certainty(name) for name in tqdm(asked, "predicting", unit="photograph")}
+    return [*sorted(asked, key=certainties.get), *(name for name in waiting if name not in certainties)]
 
 # %% ../nbs/36_label.ipynb #180c5a92
 def train(
