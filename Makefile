@@ -4,6 +4,7 @@
 # make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
 # make torture      kill commands and a study at random moments, and read 20,000 mutated inputs (an hour)
+# make look         label faces in JupyterLab in a headless Chromium, and take screenshots of the reports
 # make notebook     execute a notebook in place and clean it: NB=nbs/00_schema.ipynb
 # make readme       README.md from nbs/index.ipynb
 # make environment  .venv, which the other targets make too
@@ -47,7 +48,7 @@ given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
 PARAMETERS = -r dataset '$(DATASET)' -r out_dir '$(OUT_DIR)' -p n_workers $(N_WORKERS) \
              $(call given,-r,$(TEXTS)) $(call given,-p,$(NUMBERS))
 
-.PHONY: report reports test torture readme notebook environment
+.PHONY: report reports test torture look readme notebook environment
 .DELETE_ON_ERROR:
 
 PART = $(OUT_DIR)/$(STUDY).part
@@ -78,6 +79,9 @@ test: $(READY)
 torture: $(READY)
 	@$(BIN)/python .ci/torture.py
 
+look: $(READY)
+	@$(BIN)/python .ci/look.py
+
 environment: $(READY)
 
 notebook: $(READY)
@@ -98,7 +102,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	  exit 1; }
 	@echo "Installing into .venv (a few minutes the first time)"
 	@'$(PYTHON)' -m venv .venv
-	@$(BIN)/pip install $(QUIET) --editable '.[notebooks,landmarks,deep,cluster]'
+	@$(BIN)/pip install $(QUIET) --editable '.[notebooks,landmarks,deep,cluster,label]'
 # the landmark packages bring two more builds of OpenCV, which write the same folder, cv2, and need libGL: the
 # headless build is installed last
 	@$(BIN)/pip install $(QUIET) --no-deps --force-reinstall opencv-python-headless

@@ -268,6 +268,26 @@ def test_scale():
     check("a run that goes on measures nothing twice", again is not None and kept == before)
 
 
+def test_label():
+    "The labeller's notebook where there is no browser, and, where there is one, in it."
+    out = SCRATCH / "label"
+    out.mkdir()
+    study = ROOT / "nbs" / "studies" / "label.ipynb"
+    label = lambda *options: run("papermill", "--no-progress-bar", study, out / "label.ipynb", "-r", "home",
+                                 out / "home", *options)
+    done = label()
+    check("label runs through papermill", done.returncode == 0, done.stderr[-3000:])
+    still = '"image/jpeg"' in (out / "label.ipynb").read_text()
+    check("it shows a still picture where there is no browser", still)
+    done = label("-r", "photos", out)
+    message = "unknown parameter 'photos'; did you mean 'photographs'?"
+    check("it refuses a parameter that it does not know", message in done.stderr, done.stderr[-2000:])
+    done = run("python", ".ci/look.py", "--labeller-only", "--kills", "1")
+    lines = done.stdout.splitlines() or [done.stderr[-2000:]]
+    if lines[0].startswith("skipped"): note(f"the labeller in a browser: {lines[0]}")
+    else: check(f"the labeller in a browser: {lines[-1]}", not done.returncode, done.stdout + done.stderr)
+
+
 def test_ablation():
     "A recipe without two of its parts, at a tiny size."
     out = SCRATCH / "ablation"
@@ -402,7 +422,7 @@ def test_wheel():
     wheel = next((SCRATCH / "wheel").glob("faceseg-*.whl"))
     held = zipfile.ZipFile(wheel).namelist()
     files = {"faceseg/models/demo.safetensors", "faceseg/models/demo.md", "faceseg/models/shape.safetensors",
-             "faceseg/render/scene.py"}
+             "faceseg/render/scene.py", "faceseg/labeller.js", "faceseg/labeller.css"}
     check("the wheel holds the models, the card and the renderer", files <= set(held), held)
     check("and no data", not [name for name in held if name.startswith("data/")], held)
     shutil.unpack_archive(wheel, site, "zip")
@@ -432,7 +452,7 @@ def test_benchmark():
 def test_studies():
     "The studies, several at a time: much of each is one core's work."
     studies = (test_study, test_learning_curve, test_scale, test_ablation, test_failures, test_landmarks,
-               test_synthetic, test_constants, test_poses)
+               test_synthetic, test_constants, test_poses, test_label)
     with ThreadPoolExecutor(min(CORES, 4)) as pool: list(pool.map(lambda test: test(), studies))
 
 

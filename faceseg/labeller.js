@@ -122,11 +122,11 @@ class Labeller {
     };
     const slider = (title, min, max, value, act) => element("label", { title }, `${title} `,
       element("input", { type: "range", min, max, value, oninput: event => act(+event.target.value) }));
-    const box = name => {
+    const box = (name, text) => {
       const input = element("input", { type: "checkbox", checked: this.shows[name] });
       input.onchange = () => this.toggle(name, input.checked);
       input.dataset.name = name;
-      return element("label", { title: `Show ${name} (${name[0]})` }, input, ` ${name}`);
+      return element("label", { title: `${text} (${name[0]})` }, input, ` ${text}`);
     };
     this.canvas = element("canvas", { tabIndex: 0 });
     this.canvas.dataset.name = "canvas";
@@ -157,7 +157,7 @@ class Labeller {
         button("undo", "Ctrl+Z", () => this.undo()), button("redo", "Ctrl+Y", () => this.redo())),
       element("div", { className: "faceseg-bar" }, ...tools, this.sizer,
         slider("opacity", 0, 100, 100 * this.opacity, value => { this.opacity = value / 100; this.draw(); }),
-        ...Object.keys(this.shows).map(box)),
+        box("suggestion", "suggestion"), box("uncertainty", "uncertainty"), box("only", "only this class")),
       element("div", { className: "faceseg-middle" }, this.canvas, this.palette), this.status,
       element("details", {}, element("summary", { textContent: "Help" }), HELP));
     this.use(this.tool);
@@ -203,7 +203,7 @@ class Labeller {
     if (message.kind === "written" || message.kind === "refused") this.journal.confirm(message.id);
     if (message.kind === "photographs") this.list(message.names);
     if (message.kind === "sheet") this.open(message, buffers);
-    if (message.text) this.say(message.text);
+    if (message.text !== undefined) this.say(message.text);
   }
 
   list(names) {
@@ -320,6 +320,7 @@ class Labeller {
     }
     const area = a * e - b * d;  // the inverse of the affine map, whose pixels have their middle at whole numbers
     context.save();
+    context.beginPath(); context.rect(0, 0, this.sheet.width, this.sheet.height); context.clip();
     context.translate(0.5, 0.5);
     context.transform(e / area, -d / area, -b / area, a / area, (b * f - e * c) / area, (d * c - a * f) / area);
     context.imageSmoothingEnabled = true;
