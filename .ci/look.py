@@ -310,7 +310,8 @@ def look_at_tools(lab, name, shape, labels_of, written):
     written()
     check("Ctrl+Z takes the fill back", (labels_of(name) == before).all())
     press("b", "h")
-    chosen = lab.js(f"return [...document.querySelectorAll('{LABELLER} .faceseg-on')].map(one => one.innerText)")
+    chosen = lab.js(f"return [...document.querySelectorAll('{LABELLER} .faceseg-on')]"
+                    ".map(one => one.innerText)")
     check("keys choose tool and class", [one.split()[0] for one in chosen] == ["brush", "hair"], chosen)
     same = n_cells == lab.js("return document.querySelectorAll('.jp-Cell').length")
     check("and do nothing else in JupyterLab", same)
