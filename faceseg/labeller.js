@@ -23,26 +23,30 @@ export function runsOf(pixels, label, origin) {
   return runs;
 }
 
-// Edits that the kernel has not confirmed. They are kept in the browser's storage, so a kernel or a page that ends
-// takes none of them along: the next page sends them again.
+// Edits that the kernel has not confirmed, in the order in which they were made. Each has an entry of its own in the
+// browser's storage, so a kernel or a page that ends takes none of them along: the next page sends them again.
 export class Journal {
   constructor(store, storage) {
-    this.key = `faceseg-edits-${store}`;
+    this.prefix = `faceseg-edit-${store}-`;
     this.storage = storage;
-    try { this.edits = JSON.parse(storage.getItem(this.key)) || []; } catch { this.edits = []; }
+    this.unstored = [];  // where the storage is full or forbidden
+    this.count = 0;
   }
-  save() {
-    try { this.storage.setItem(this.key, JSON.stringify(this.edits)); return true; } catch { return false; }
+  get edits() {
+    const keys = Object.keys(this.storage).filter(key => key.startsWith(this.prefix)).sort();
+    return [...keys.map(key => JSON.parse(this.storage.getItem(key))), ...this.unstored];
   }
-  add(edit) { this.edits.push(edit); return this.save(); }
-  confirm(id) { this.edits = this.edits.filter(edit => edit.id !== id); this.save(); }
-}
-
-const journals = new Map();  // one a folder, for all views of a page
-
-export function journalOf(store) {
-  if (!journals.has(store)) journals.set(store, new Journal(store, window.localStorage));
-  return journals.get(store);
+  add(name, runs) {  // the edit, and whether it is stored
+    const id = `${Date.now()}-${String(this.count++).padStart(6, "0")}`, edit = { id, name, runs };
+    try { this.storage.setItem(this.prefix + id, JSON.stringify(edit)); return [edit, true]; } catch {
+      this.unstored.push(edit);
+      return [edit, false];
+    }
+  }
+  confirm(id) {
+    this.storage.removeItem(this.prefix + id);
+    this.unstored = this.unstored.filter(edit => edit.id !== id);
+  }
 }
 
 // Pixels of a brush that moved from one place to another: those nearer to the line than the radius.
@@ -84,7 +88,6 @@ function element(tag, attributes = {}, ...children) {
 }
 
 const bytes = view => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-const identifier = () => `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
 // ---- the labeller ----------------------------------------------------------------------------------------------
 
@@ -93,7 +96,7 @@ class Labeller {
     this.model = model;
     this.root = root;
     this.classes = model.get("classes");
-    this.journal = journalOf(model.get("store"));
+    this.journal = new Journal(model.get("store"), window.localStorage);
     this.sheet = null;  // the photograph on screen
     this.histories = {};  // by photograph: what can be undone and redone
     this.tool = "brush"; this.chosen = 1; this.size = 8; this.opacity = 0.55;
@@ -341,13 +344,13 @@ class Labeller {
     const ratio = window.devicePixelRatio || 1, { clientWidth, clientHeight } = this.canvas;
     this.canvas.width = Math.round(ratio * clientWidth);
     this.canvas.height = Math.round(ratio * clientHeight);
-    if (this.sheet && !this.fitted) this.fit();
+    if (this.sheet && this.whole) this.fit();
     this.render();
   }
 
   fit() {
     const { clientWidth, clientHeight } = this.canvas, { width, height } = this.sheet;
-    this.fitted = clientWidth > 0;
+    this.whole = true;  // until it is moved or enlarged
     this.zoom = Math.min(clientWidth / width, clientHeight / height) || 1;
     this.x = (clientWidth - this.zoom * width) / 2;
     this.y = (clientHeight - this.zoom * height) / 2;
@@ -356,7 +359,7 @@ class Labeller {
 
   zoomAt(x, y, factor) {  // around a point of the screen
     const zoom = Math.min(40, Math.max(0.05, this.zoom * factor)), by = zoom / this.zoom;
-    this.x = x - by * (x - this.x); this.y = y - by * (y - this.y); this.zoom = zoom;
+    this.x = x - by * (x - this.x); this.y = y - by * (y - this.y); this.zoom = zoom; this.whole = false;
     this.draw();
   }
 
@@ -434,7 +437,10 @@ class Labeller {
     const here = this.place(event), [x, y] = this.pixel(...here), before = this.pointers.get(event.pointerId);
     this.cursor = event.pointerType === "touch" ? null : [x, y];
     if (before && this.pointers.size === 2) this.pinch(event.pointerId, here);
-    else if (before && this.panning) { this.x += here[0] - before[0]; this.y += here[1] - before[1]; }
+    else if (before && this.panning) {
+      this.x += here[0] - before[0]; this.y += here[1] - before[1];
+      this.whole = false;
+    }
     else if (this.stroke) {
       for (const one of event.getCoalescedEvents?.() || []) this.brush(...this.pixel(...this.place(one)));
       this.brush(x, y);
@@ -505,8 +511,8 @@ class Labeller {
   }
 
   post(runs) {
-    const edit = { id: identifier(), name: this.sheet.name, runs };
-    if (!this.journal.add(edit)) this.say("This browser's storage is full; strokes wait for the kernel in memory.");
+    const [edit, stored] = this.journal.add(this.sheet.name, runs);
+    if (!stored) this.say("This browser's storage is full; strokes wait for the kernel in memory.");
     this.send({ do: "edit", ...edit });
   }
 
