@@ -352,8 +352,8 @@ def survives_a_kill(lab, rng, photographs):
            if found[point[1], point[0]] not in allowed(point, strokes, k)]
     gone = 0 if before is None else ((found == UNLABELLED) & (before.labels != UNLABELLED)).sum()
     notice = " (a notice covered the last)" if covered else ""
-    print(f"       {len(unwritten)} strokes were not written when the kernel died{notice}; {len(bad)} points lost "
-          f"their label, and {gone} pixels of before", *([strokes, bad] if bad else []), flush=True)
+    print(f"       {len(unwritten)} strokes were not written when the kernel died{notice}; {len(bad)} points "
+          f"lost their label, and {gone} pixels of before", *([strokes, bad] if bad else []), flush=True)
     return not bad and not gone
 
 
