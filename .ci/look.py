@@ -6,6 +6,7 @@ last `N passed, M failed`. Screenshots, of the published reports too, go to repo
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS, DRIVERS = ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)
 WIDTH, HEIGHT = 1280, 1400  # of the window, in pixels
-WAIT = 120  # seconds for JupyterLab and the first prediction on a busy machine
+WAIT = 300  # seconds for JupyterLab and the first prediction on a busy machine
 LABELLER = ".faceseg-labeller"  # the element on the page
 BRUSH = 8  # pixels of the photograph: the radius that the labeller begins with
 LATENCY = 50  # milliseconds from a pointer's movement to the picture
@@ -130,7 +131,12 @@ class Lab:
 
     def run_all(self):
         "Run all cells, and wait for a canvas with a photograph."
-        self.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        prompts = "return [...document.querySelectorAll('.jp-InputPrompt')].map(one => one.innerText).join()"
+        for _ in range(3):  # a kernel that has just connected may not take them
+            self.js("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            with suppress(TimeoutError):
+                until(lambda: re.search("[*0-9]", self.js(prompts)), "cell that runs", 10)
+                break
         until(lambda: self.js(f"return document.querySelector('{LABELLER} select')?.value"), "photograph")
         self.js("document.querySelector('.faceseg-labeller').scrollIntoView({block: 'start'})")
 
@@ -139,7 +145,8 @@ class Lab:
         until(lambda: self.js(
             "const panel = window.jupyterapp.shell.currentWidget;"
             "document.querySelectorAll('.jp-Dialog button.jp-mod-accept').forEach(one => one.click());"
-            "return panel.sessionContext.session?.kernel?.status === 'idle'"), "kernel that is idle")
+            "const context = panel.sessionContext;"
+            "return context.isReady && context.session?.kernel?.status === 'idle'"), "kernel that is idle")
 
     def after_death(self):
         "Forget the old canvas, and run all cells in the new kernel."
