@@ -246,10 +246,10 @@ def hear(self: Labeller,
     given = dict(message)
     if (do := given.pop("do", None)) not in acts: return
     try: acts[do](**given)
-    except (ValueError, TypeError) as error:  # DataError too: asking again would not help
-        self.send({"kind": "refused", "id": given.get("id"), "text": f"{do}: {error}"})
-    except (OSError, MemoryError) as error:  # the edit stays in the browser
+    except (DataError, OSError, MemoryError) as error:  # files may come back: the edit stays in the browser
         self.send({"kind": "failed", "text": f"{do}: {error}"})
+    except (ValueError, TypeError) as error:  # asking again would not help
+        self.send({"kind": "refused", "id": given.get("id"), "text": f"{do}: {error}"})
 
 # %% ../nbs/37_labeller.ipynb #5578aee4
 STILL = 240  # height of the still picture, in pixels
