@@ -13,6 +13,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 QUIET := --quiet --disable-pip-version-check --constraint constraints.txt
 READY := .venv/.ready
+# OpenMP threads that wait without spinning: beside other work a training step of torch takes a tenth of the time,
+# alone it takes a tenth more
+export OMP_WAIT_POLICY ?= PASSIVE
 STUDY ?= khan2015
 
 DATASET ?= $(if $(filter learning_curve scale,$(STUDY)),lapa,demo)
