@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -93,25 +94,26 @@ class Lab:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        log = (scratch / "jupyter.log").open("w")
+        log, token = (scratch / "jupyter.log").open("w"), secrets.token_hex()
+        folders = {f"JUPYTER_{kind}_DIR": str(scratch / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
         self.server = subprocess.Popen(
             [sys.executable, "-m", "jupyter", "lab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
-             "--allow-root", f"--ServerApp.root_dir={scratch}", "--IdentityProvider.token=",
+             "--allow-root", f"--ServerApp.root_dir={scratch}", f"--IdentityProvider.token={token}",
              "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
              "--KernelRestarter.restart_limit=1000"],
             stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(scratch / "config")})
+            env={**os.environ, "PYTHONPATH": str(ROOT), **folders})
         self.url = f"http://127.0.0.1:{port}"
         until(self.answers, "answer of JupyterLab")
         self.driver = browser()
         self.driver.set_script_timeout(WAIT)
-        self.driver.get(f"{self.url}/lab/tree/label.ipynb?reset")
+        self.driver.get(f"{self.url}/lab/tree/label.ipynb?reset&token={token}")
         until(lambda: self.js("return window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')"),
               "notebook")
         self.until_idle()
 
     def answers(self):
-        try: return urllib.request.urlopen(f"{self.url}/api/status", timeout=2).status == 200
+        try: return urllib.request.urlopen(f"{self.url}/login", timeout=2).status == 200
         except OSError: return False
 
     def close(self):
@@ -233,23 +235,22 @@ def look_at_labeller(lab, n_kills, seed):
     lab.run_all()
     first, rng = lab.name(), random.Random(seed)
     photographs = sorted((lab.home / "photographs").iterdir())
-    shape = reshaped(photographs, first)
+    shape = shape_of(photographs, first)
     lab.js(MEASURE)
     lab.picture("labeller-suggestion")
     labels_of = lambda name: getattr(reopen(lab.home, name), "labels", np.full(shape, UNLABELLED))
     written = lambda: until(lambda: not lab.waiting(), "answer that the strokes are written")
 
     # strokes: in the files, in the chosen class, where the pointer was; undo, redo, eraser
-    painted = {}
     for kind, name in (("mouse", "hair"), ("pen", "left eyebrow"), ("touch", "lower lip")):
         lab.choose(class_id(LAPA, name))
-        before, line = lab.color(*(at := random_line(rng, shape))[4], shape), at
+        line = random_line(rng, shape)
+        before = lab.color(*line[4], shape)
         lab.stroke(line, shape, kind)
         written()
         found = [labels_of(first)[y, x] for x, y in line]
         check(f"a stroke of a {kind} is in the files", set(found) == {class_id(LAPA, name)}, found)
         check(f"a stroke of a {kind} is on screen", (lab.color(*line[4], shape) != before).any(), before)
-        painted[kind] = (labels_of(first) == class_id(LAPA, name)).sum()
     latencies = lab.js("return window.latencies")
     measured = f"median {np.median(latencies):.0f}, largest {max(latencies):.0f} of {len(latencies)}"
     if n_kills < 20: print(f"       milliseconds until a stroke is on screen: {measured}", flush=True)
@@ -290,7 +291,7 @@ def look_at_labeller(lab, n_kills, seed):
     lab.picture("labeller-uncertainty")
     lab.js("document.querySelector('input[data-name=uncertainty]').click()")
     name = lab.name()
-    shape, points = reshaped(photographs, name), lab.suggested(name)
+    shape, points = shape_of(photographs, name), lab.suggested(name)
     lab.press("landmarks")
     lab.stroke([points[16], points[16] + (0, 25)], shape)  # the chin
     until(lambda: lab.status() == "The points were moved.", "prediction with other landmarks")
@@ -341,7 +342,7 @@ def survives_a_kill(lab, rng, photographs):
     from faceseg.label import reopen
     from faceseg.schema import UNLABELLED
     name = lab.name()
-    shape, before, strokes = reshaped(photographs, name), reopen(lab.home, name), []
+    shape, before, strokes = shape_of(photographs, name), reopen(lab.home, name), []
     for k, label in enumerate(rng.sample(range(11), 4)):
         if k == 3:
             time.sleep(rng.uniform(0, 0.15))
@@ -376,7 +377,7 @@ def allowed(point, strokes, first):
     return labels
 
 
-def reshaped(photographs, name):
+def shape_of(photographs, name):
     "Rows and columns of a photograph."
     from faceseg.files import read_image
     return read_image(next(one for one in photographs if one.stem == name)).shape[:2]
