@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORIGINS', 'UNTOUCHED', 'PREDICTED', 'CORRECTED', 'Labelling', 'new_labelling', 'filled', 'painted', 'Prediction',
-           'predict', 'edited', 'encode_runs', 'decode_runs', 'photograph_file', 'accept', 'reopen', 'queue', 'train']
+           'predict', 'edited', 'encode_runs', 'decode_runs', 'photograph_file', 'labels_file', 'accept', 'reopen',
+           'queue', 'train']
 
 # %% ../nbs/36_label.ipynb #b9924bb1
 import json
@@ -135,6 +136,13 @@ def photograph_file(
     if name in found: return found[name]
     raise DataError(f"{Path(home) / 'photographs'}: no photograph is called {name!r}")
 
+def labels_file(
+    home: Path,  # a labeller's folder
+    name: str,  # of a photograph, without ending
+) -> Path:  # which is there when the photograph is labelled
+    "The file of a photograph's labels."
+    return Path(home) / "train" / "labels" / f"{name}.png"
+
 def accept(
     home: Path,  # a labeller's folder
     name: str,  # of a photograph, without ending
@@ -148,7 +156,7 @@ def accept(
     if not (copied := home / "train" / "images" / photograph.name).exists():
         write_atomic(copied, photograph.read_bytes())
     write_atomic(home / "train" / "landmarks" / f"{name}.txt", encode_landmarks(labelling.landmarks))
-    write_atomic(file := home / "train" / "labels" / f"{name}.png", encode_labels(labelling.labels))
+    write_atomic(file := labels_file(home, name), encode_labels(labelling.labels))
     record = {"model": model, "pixels": counts, "labels_sha256": file_digest(file),
               "origins": encode_runs(labelling.origins)}
     write_atomic(home / "painted" / f"{name}.json", json.dumps(record).encode())
@@ -160,7 +168,7 @@ def reopen(
 ) -> Labelling | None:  # None where nothing was accepted
     "Read what was accepted of a photograph."
     home = Path(home)
-    if not (file := home / "train" / "labels" / f"{name}.png").exists(): return None
+    if not (file := labels_file(home, name)).exists(): return None
     labels, landmarks = read_labels(file), read_landmarks(home / "train" / "landmarks" / f"{name}.txt")
     try:
         record = json.loads((home / "painted" / f"{name}.json").read_text())
@@ -177,9 +185,8 @@ def queue(
     at_most: int | None = None,  # photographs to predict; None: all
 ) -> list[str]:  # names of photographs, without ending
     "The photographs that are not labelled yet, the next one first."
-    home = Path(home)
-    found = files_by_name(home / "photographs")
-    waiting = [name for name in found if not (home / "train" / "labels" / f"{name}.png").exists()]
+    found = files_by_name(Path(home) / "photographs")
+    waiting = [name for name in found if not labels_file(home, name).exists()]
     if segmenter is None: return waiting
 
     def certainty(name):

@@ -132,7 +132,7 @@ class Labeller {
       return element("label", { title: `${text} (${name[0]})` }, input, ` ${text}`);
     };
     this.canvas = element("canvas", { tabIndex: 0 });
-    this.canvas.dataset.name = "canvas";
+    this.canvas.setAttribute("aria-label", "Photograph and label map");
     this.status = element("div", { className: "faceseg-status" });
     this.status.setAttribute("role", "status");
     this.select = element("select", { title: "Photograph" });
@@ -202,7 +202,7 @@ class Labeller {
     this.send({ do: what, ...more });
   }
 
-  async hear(message, buffers) {
+  hear(message, buffers) {
     if (message.kind === "written" || message.kind === "refused") this.journal.confirm(message.id);
     if (message.kind === "photographs") this.list(message.names);
     if (message.kind === "sheet") this.open(message, buffers);

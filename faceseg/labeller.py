@@ -27,6 +27,7 @@ from faceseg.label import (
     Labelling,
     accept,
     edited,
+    labels_file,
     new_labelling,
     photograph_file,
     predict,
@@ -159,7 +160,7 @@ def keep(self: Labeller,
     labelling: Labelling,
 ):
     "Write what there is of a photograph."
-    new = name in queue(self.home)
+    new = not labels_file(self.home, name).exists()
     accept(self.home, name, labelling, self.model_digest)
     if name == self.name: self.labelling = labelling
     if new: self.show_names()
