@@ -1,5 +1,5 @@
 # make report       run a study and render it: STUDY=khan2015|learning_curve|ablation|failures|landmarks|synthetic|
-#                   poses|constants|benchmark|scale
+#                   poses|constants|benchmark|scale|scribbles
 #                   DATASET=demo|fasseg|lapa DATA_DIR=... N_TRAIN=... N_TEST=... N_WORKERS=... SEED=...
 # make reports      run again the published studies whose code has changed, and write reports/index.html; ONLY=name
 # make test         check modules, notebooks and studies
@@ -18,7 +18,7 @@ READY := .venv/.ready
 export OMP_WAIT_POLICY ?= PASSIVE
 STUDY ?= khan2015
 
-DATASET ?= $(if $(filter learning_curve scale,$(STUDY)),lapa,demo)
+DATASET ?= $(if $(filter learning_curve scale scribbles,$(STUDY)),lapa,demo)
 FOLDER ?=
 # without arguments a report takes minutes: 10 or 20 and 10 of the embedded faces, with fewer pixels to train on or at
 # half their height; photographs are resized to the paper's 512. The study of rendered faces (synthetic) takes all
@@ -38,12 +38,14 @@ TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY feature
          methods=METHODS counts=COUNTS recipes=RECIPES class_weight=CLASS_WEIGHT noise=NOISE \
          recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
-         recipe=RECIPE more_dir=MORE_DIR scheduler=SCHEDULER schedulers=SCHEDULERS memory_limit=MEMORY_LIMIT
+         recipe=RECIPE more_dir=MORE_DIR scheduler=SCHEDULER schedulers=SCHEDULERS memory_limit=MEMORY_LIMIT \
+         shares=SHARES regions=REGIONS strategies=STRATEGIES choice_recipe=CHOICE_RECIPE
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
            per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
            recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN \
            photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER draws=DRAWS steps=STEPS n_speed=N_SPEED \
-           repeats=REPEATS
+           repeats=REPEATS n_compared=N_COMPARED share=SHARE region=REGION n_pool=N_POOL \
+           n_chosen=N_CHOSEN choice_epochs=CHOICE_EPOCHS choice_draws=CHOICE_DRAWS
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))
 given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \

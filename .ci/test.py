@@ -288,6 +288,46 @@ def test_label():
     else: check(f"the labeller in a browser: {lines[-1]}", not done.returncode, done.stdout + done.stderr)
 
 
+def test_scribbles():
+    "The study of scribbles, corrections and full maps, at a tiny size."
+    out = SCRATCH / "scribbles"
+    tiny = {"draws": 1, "n_compared": 2, "share": 1, "region": 50, "n_test": 2, "n_pool": 6, "n_chosen": 4,
+            "choice_draws": 1, "choice_epochs": 1, "n_workers": 2}
+    texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "recipe": "fast", "counts": "2",
+             "shares": "1,2", "regions": "50", "strategies": "random,uncertain"}
+    results = results_of("scribbles", papermill("scribbles", out, tiny, texts), out)
+    if results is None: return
+    points = {(one["method"], one["n"]): one for one in results["points"]}
+    expected = {(method, 2) for method in ("full", "scribbles-1", "scribbles-2", "corrections-50")}
+    check("each way of labelling has its points", set(points) == expected, set(points))
+    shares = [100 * points[f"scribbles-{one}", 2]["labelled"] for one in (1, 2)]
+    asked = all(abs(found / one - 1) < 0.25 for found, one in zip(shares, (1, 2)))
+    check("scribbles label the share of pixels that was asked for", asked, shares)
+    check("and no pixel wrongly", points["scribbles-2", 2]["right"] == points["full", 2]["right"] == 1)
+    rows = [points[method, 2]["rows"] for method in ("scribbles-1", "scribbles-2", "full")]
+    check("more labelled pixels are more training rows", rows == sorted(set(rows)), rows)
+    cost = results["share_of_minutes"]
+    check("fewer strokes take less time, and a full map the most",
+          0 < cost["scribbles-1"] < cost["scribbles-2"] < cost["full"] == 1, cost)
+    chosen = {(one["strategy"], one["n"]): one["chosen"] for one in results["choices"]}
+    sizes = all(len(set(some)) == n for (_, n), some in chosen.items())
+    there = {("random", 4), ("uncertain", 2), ("uncertain", 4)}
+    check("photographs are chosen two at a time", sizes and set(chosen) == there, chosen)
+    two, four = chosen["uncertain", 2], chosen["uncertain", 4]
+    check("and those that are chosen stay chosen", four[:2] == two, chosen)
+    before = {path: path.stat().st_mtime_ns for path in (out / "points").iterdir()}
+    again = results_of("scribbles once more", papermill("scribbles", out, tiny, texts), out)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "points").iterdir()}
+    check("a run that goes on measures nothing twice", again is not None and kept == before)
+    done = papermill("scribbles", out, tiny, texts | {"strategies": "random,best"})
+    message = "strategies are random, uncertain and different; found 'best'"
+    refused = done.returncode != 0 and message in done.stderr
+    check("an unknown strategy is refused", refused, done.stderr[-2000:])
+    done = papermill("scribbles", out, tiny | {"seed": 1}, texts)
+    refused = done.returncode != 0 and "was made with other parameters" in done.stderr
+    check("points of other parameters are refused", refused, done.stderr[-2000:])
+
+
 def test_ablation():
     "A recipe without two of its parts, at a tiny size."
     out = SCRATCH / "ablation"
@@ -451,8 +491,8 @@ def test_benchmark():
 
 def test_studies():
     "The studies, several at a time: much of each is one core's work."
-    studies = (test_study, test_learning_curve, test_scale, test_ablation, test_failures, test_landmarks,
-               test_synthetic, test_constants, test_poses, test_label)
+    studies = (test_study, test_learning_curve, test_scale, test_scribbles, test_ablation, test_failures,
+               test_landmarks, test_synthetic, test_constants, test_poses, test_label)
     with ThreadPoolExecutor(min(CORES, 4)) as pool: list(pool.map(lambda test: test(), studies))
 
 
