@@ -54,6 +54,8 @@ def run_again(folder, results):
     "Run a published study with its own parameters; its numbers replace the published ones."
     study, out = study_of(folder, results), ROOT / "reports" / "runs" / folder.name
     out.mkdir(parents=True, exist_ok=True)
+    # points that took hours are made again only where they are removed; each says which commit made it
+    if (folder / "points").is_dir(): shutil.copytree(folder / "points", out / "points", dirs_exist_ok=True)
     options = ["-r", "out_dir", str(out.relative_to(ROOT)), "-p", "n_workers", str(os.cpu_count())]
     for name, value in results["parameters"].items():
         if name in ("out_dir", "n_workers"): continue
