@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BROWSERS, DRIVERS = ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)
 WIDTH, HEIGHT = 1280, 1400  # of the window, in pixels
 WAIT = 300  # seconds for JupyterLab and the first prediction on a busy machine
+PICTURES = ROOT / "reports" / "look"
 LABELLER = ".faceseg-labeller"  # the element on the page
 BRUSH = 8  # pixels of the photograph: the radius that the labeller begins with
 LATENCY = 50  # milliseconds from a pointer's movement to the picture
@@ -217,9 +218,7 @@ class Lab:
         return first_landmarks(read_image(next((self.home / "photographs").glob(f"{name}.*"))))[0].astype(int)
 
     def picture(self, name):
-        folder = ROOT / "reports" / "look"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.driver.save_screenshot(str(folder / f"{name}.png"))
+        self.driver.save_screenshot(str(PICTURES / f"{name}.png"))
 
 
 def random_line(rng, shape, n=8):
@@ -398,7 +397,7 @@ def look_at_reports():
                 wide = driver.execute_script("return document.documentElement.scrollWidth")
                 name = f"{path.relative_to(ROOT / 'reports').with_suffix('')}".replace("/", "-")
                 check(f"{name} fits {width} pixels", wide <= width, f"{wide} pixels wide")
-                driver.save_screenshot(str(ROOT / "reports" / "look" / f"{name}-{width}.png"))
+                driver.save_screenshot(str(PICTURES / f"{name}-{width}.png"))
     finally: driver.quit()
 
 
@@ -413,6 +412,7 @@ if __name__ == "__main__":
     if lacks := missing():
         print(f"skipped: {', '.join(lacks)} not found (on Debian: apt install chromium chromium-driver)")
         sys.exit(0)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="faceseg-look-"))
     lab, settings = None, {"prior": given.prior, "photographs": given.photographs}
     try:

@@ -13,7 +13,7 @@ const HELP = "Keys: 0 to 9 and h choose a class; b e f m l a tool; [ ] the size 
 // ---- edits -----------------------------------------------------------------------------------------------------
 
 // Runs of some pixels (ascending) with the values that `label` and `origin` give for each.
-export function runsOf(pixels, label, origin) {
+function runsOf(pixels, label, origin) {
   const runs = [];
   for (const i of pixels) {
     const last = runs.at(-1), value = label(i), from = origin(i);
@@ -25,7 +25,7 @@ export function runsOf(pixels, label, origin) {
 
 // Edits that the kernel has not confirmed, in the order in which they were made. Each has an entry of its own in the
 // browser's storage, so a kernel or a page that ends takes none of them along: the next page sends them again.
-export class Journal {
+class Journal {
   constructor(store, storage) {
     this.prefix = `faceseg-edit-${store}-`;
     this.storage = storage;
@@ -50,7 +50,7 @@ export class Journal {
 }
 
 // Pixels of a brush that moved from one place to another: those nearer to the line than the radius.
-export function* brushed(x0, y0, x1, y1, radius, width, height) {
+function* brushed(x0, y0, x1, y1, radius, width, height) {
   const dx = x1 - x0, dy = y1 - y0, length = dx * dx + dy * dy, limit = radius * radius;
   const top = Math.max(0, Math.ceil(Math.min(y0, y1) - radius));
   const bottom = Math.min(height - 1, Math.floor(Math.max(y0, y1) + radius));
@@ -66,7 +66,7 @@ export function* brushed(x0, y0, x1, y1, radius, width, height) {
 }
 
 // Pixels that hang together with one, through their four neighbours, and have the same label.
-export function connected(labelAt, start, width, height) {
+function connected(labelAt, start, width, height) {
   const label = labelAt(start), seen = new Uint8Array(width * height), found = [], stack = [start];
   seen[start] = 1;
   while (stack.length) {
@@ -173,7 +173,7 @@ class Labeller {
     canvas.onpointermove = event => this.moved(event);
     canvas.onpointerup = canvas.onpointercancel = event => this.up(event);
     canvas.onpointerleave = () => { this.cursor = null; this.draw(); };
-    canvas.ondblclick = () => this.fit();
+    canvas.ondblclick = () => { if (this.sheet) this.fit(); };
     canvas.oncontextmenu = event => event.preventDefault();
     canvas.addEventListener("wheel", event => {
       event.preventDefault();
@@ -204,6 +204,7 @@ class Labeller {
 
   hear(message, buffers) {
     if (message.kind === "written" || message.kind === "refused") this.journal.confirm(message.id);
+    if (message.kind === "failed") this.behind = true;  // the next edit sends those before it again, in their order
     if (message.kind === "photographs") this.list(message.names);
     if (message.kind === "sheet") this.open(message, buffers);
     if (message.text !== undefined) this.say(message.text);
@@ -493,8 +494,8 @@ class Labeller {
   }
 
   accept() {
-    const { labels, suggestion } = this.sheet;
-    const pixels = [];
+    if (!this.sheet) return;
+    const { labels, suggestion } = this.sheet, pixels = [];
     if (suggestion.length) labels.forEach((label, i) => { if (label === UNLABELLED) pixels.push(i); });
     if (pixels.length) this.edit(pixels, i => suggestion[i], () => PREDICTED);
     this.say(pixels.length ? "Accepted." : "There is nothing to accept.");
@@ -513,7 +514,9 @@ class Labeller {
   post(runs) {
     const [edit, stored] = this.journal.add(this.sheet.name, runs);
     if (!stored) this.say("This browser's storage is full; strokes wait for the kernel in memory.");
-    this.send({ do: "edit", ...edit });
+    const unwritten = this.behind ? this.journal.edits : [edit];
+    this.behind = false;
+    for (const one of unwritten) this.send({ do: "edit", ...one });
   }
 
   // The end of a stroke, or of what a pointer dragged.
@@ -568,7 +571,7 @@ class Labeller {
     } else { this.write(runs); this.paint(); this.post(runs); }
   }
 
-  predict() { this.act("predict", { name: this.sheet.name }); }
+  predict() { if (this.sheet) this.act("predict", { name: this.sheet.name }); }
   train() { this.act("train"); }
   next() { this.act("next"); }
 }

@@ -25,6 +25,7 @@ from .files import encode_image, file_digest, read_image
 from faceseg.label import (
     PREDICTED,
     Labelling,
+    Prediction,
     accept,
     edited,
     labels_file,
@@ -59,7 +60,7 @@ def sheet_of(
     name: str,  # of a photograph
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     labelling: Labelling,  # what is labelled
-    prediction=None,  # a `Prediction` of the photograph; None: no suggestion
+    prediction: Prediction | None = None,  # of the photograph; None: no suggestion
 ) -> tuple[dict, list[bytes]]:  # a message, and its buffers
     "All that a canvas shows of a photograph."
     height, width = image.shape[:2]
@@ -92,6 +93,7 @@ class Labeller(anywidget.AnyWidget):
         FaceSegmenter(**settings_of(recipe, **given))  # a wrong setting is refused here
         self.home, self.recipe, self.given = Path(home).resolve(), recipe, given
         self.names = list(files_by_name(self.home / "photographs"))
+        self.missed = {}  # photograph -> its first edit that could not be written
         self.load_model()
         classes = [[one, list(map(int, color))] for one, color in zip(LAPA.classes, LAPA.palette)]
         super().__init__(store=hashlib.sha256(str(self.home).encode()).hexdigest()[:16], classes=classes)
@@ -172,7 +174,13 @@ def edit(self: Labeller,
     runs: list[list[int]],  # see `faceseg.label.edited`
 ):
     "Apply an edit of the canvas and write the files."
-    self.keep(name, edited(self.labelling_of(name)[0], runs))
+    if self.missed.get(name, id) != id:
+        raise DataError(f"an earlier edit of {name} is not written yet; it is sent again with the next one")
+    self.missed.pop(name, None)
+    try: self.keep(name, edited(self.labelling_of(name)[0], runs))
+    except (DataError, OSError, MemoryError):
+        self.missed[name] = id
+        raise
     self.send({"kind": "written", "id": id})
 
 @patch
