@@ -1,8 +1,8 @@
 """The published studies: run again what is stale, and write reports/README.md and reports/index.html.
 
-A published result is stale when code that it depends on has changed since: the modules of the package, but
-for those that only show or command, or its notebook. `--list` says what is stale, `--write` writes the two
-pages, and neither runs anything; names of folders in reports/published run those alone."""
+A published result is stale when what it depends on has changed since: its notebook, the modules that it
+imports, or the models that ship. `--list` says what is stale, `--write` writes the two pages, and neither
+runs anything; names of folders in reports/published run those alone."""
 import json
 import os
 import shutil
