@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 1280, 1400  # of the window, in pixels
 WAIT = 300  # seconds for JupyterLab and the first prediction on a busy machine
 PICTURES = ROOT / "reports" / "look"
 LABELLER = ".faceseg-labeller"  # the element on the page
-BRUSH = 8  # pixels of the photograph: the radius that the labeller begins with
+BRUSH = 8  # the radius that the labeller begins with, where the longer side of a photograph is 512
 LATENCY = 50  # milliseconds from a pointer's movement to the picture
 passed, failed = [], []
 
@@ -342,6 +342,7 @@ def survives_a_kill(lab, rng, photographs):
     from faceseg.schema import UNLABELLED
     name = lab.name()
     shape, before, strokes = shape_of(photographs, name), reopen(lab.home, name), []
+    radius = BRUSH * max(1, max(shape) / 512)
     for k, label in enumerate(rng.sample(range(11), 4)):
         if k == 3:
             time.sleep(rng.uniform(0, 0.15))
@@ -356,7 +357,7 @@ def survives_a_kill(lab, rng, photographs):
     until(lambda: not lab.waiting(), "answer that the strokes are written")
     found = reopen(lab.home, name).labels
     bad = [(k, point, int(found[point[1], point[0]])) for k, (_, line) in enumerate(strokes) for point in line
-           if found[point[1], point[0]] not in allowed(point, strokes, k)]
+           if found[point[1], point[0]] not in allowed(point, strokes, k, radius)]
     gone = 0 if before is None else ((found == UNLABELLED) & (before.labels != UNLABELLED)).sum()
     notice = " (a notice covered the last)" if covered else ""
     print(f"       {len(unwritten)} strokes were not written when the kernel died{notice}; {len(bad)} points "
@@ -364,15 +365,15 @@ def survives_a_kill(lab, rng, photographs):
     return not bad and not gone
 
 
-def allowed(point, strokes, first):
+def allowed(point, strokes, first, radius):
     "Labels that a point of a stroke may have: of it and of later strokes that pass near."
     labels = {strokes[first][0]}
     for label, line in strokes[first + 1:]:
         start, end = np.array(line[0]), np.array(line[-1])
         along = np.clip((np.array(point) - start) @ (end - start) / max(1, ((end - start) ** 2).sum()), 0, 1)
         distance = np.linalg.norm(start + along * (end - start) - point)
-        if distance < BRUSH - 2: labels = {label}  # covered
-        elif distance < BRUSH + 2: labels.add(label)  # at its edge, give or take the screen's pixels
+        if distance < radius - 2: labels = {label}  # covered
+        elif distance < radius + 2: labels.add(label)  # at its edge, give or take the screen's pixels
     return labels
 
 

@@ -12,15 +12,24 @@ const HELP = "Keys: 0 to 9 and h choose a class; b e f m l a tool; [ ] the size 
 
 // ---- edits -----------------------------------------------------------------------------------------------------
 
-// Runs of some pixels (ascending) with the values that `label` and `origin` give for each.
-function runsOf(pixels, label, origin) {
-  const runs = [];
-  for (const i of pixels) {
-    const last = runs.at(-1), value = label(i), from = origin(i);
-    if (last && last[0] + last[1] === i && last[2] === value && last[3] === from) last[1]++;
-    else runs.push([i, 1, value, from]);
+// Add a pixel behind those that some runs have.
+function append(runs, i, label, origin) {
+  const last = runs.at(-1);
+  if (last && last[0] + last[1] === i && last[2] === label && last[3] === origin) last[1]++;
+  else runs.push([i, 1, label, origin]);
+}
+
+// The smallest rectangle that holds the pixels of some runs: left, top, right, bottom.
+function boxOf(runs, width) {
+  let left = Infinity, top = Infinity, right = 0, bottom = 0;
+  for (const [start, count] of runs) {
+    const x = start % width, within = x + count <= width;
+    left = Math.min(left, within ? x : 0);
+    right = Math.max(right, within ? x + count : width);
+    top = Math.min(top, Math.floor(start / width));
+    bottom = Math.max(bottom, Math.floor((start + count - 1) / width) + 1);
   }
-  return runs;
+  return [left, top, right, bottom];
 }
 
 // Edits that the kernel has not confirmed, in the order in which they were made. Each has an entry of its own in the
@@ -65,18 +74,24 @@ function* brushed(x0, y0, x1, y1, radius, width, height) {
   }
 }
 
-// Pixels that hang together with one, through their four neighbours, and have the same label.
+// Which pixels hang together with one, through their four neighbours, and have the same label: 1, others 0.
 function connected(labelAt, start, width, height) {
-  const label = labelAt(start), seen = new Uint8Array(width * height), found = [], stack = [start];
+  const label = labelAt(start), seen = new Uint8Array(width * height), stack = [start];
   seen[start] = 1;
   while (stack.length) {
     const i = stack.pop(), x = i % width;
-    found.push(i);
     for (const j of [x ? i - 1 : -1, x < width - 1 ? i + 1 : -1, i - width, i + width]) {
       if (j >= 0 && j < seen.length && !seen[j] && labelAt(j) === label) { seen[j] = 1; stack.push(j); }
     }
   }
-  return found.sort((a, b) => a - b);
+  return seen;
+}
+
+// The pixels of a rectangle, row by row, for which something holds.
+function* pixelsWhere(holds, width, left, top, right, bottom) {
+  for (let y = top; y < bottom; y++) {
+    for (let i = y * width + left; i < y * width + right; i++) if (holds(i)) yield i;
+  }
 }
 
 // ---- elements --------------------------------------------------------------------------------------------------
@@ -100,6 +115,7 @@ class Labeller {
     this.sheet = null;  // the photograph on screen
     this.histories = {};  // by photograph: what can be undone and redone
     this.tool = "brush"; this.chosen = 1; this.size = 8; this.opacity = 0.55;
+    this.unit = 1;  // pixels of the photograph to one of the brush's size: 512 of these are its longer side
     this.shows = { suggestion: true, uncertainty: false, only: false };
     this.zoom = 1; this.x = 0; this.y = 0;  // screen = zoom * pixel + (x, y)
     this.pointers = new Map();
@@ -228,6 +244,7 @@ class Labeller {
       bitmap: same ? before.bitmap : null };
     for (const edit of this.journal.edits) if (edit.name === name) this.write(edit.runs);
     this.history = this.histories[name] ||= { undo: [], redo: [] };
+    this.unit = Math.max(1, Math.max(width, height) / 512);
     this.map = new OffscreenCanvas(width, height);
     this.uncertain = null;
     this.select.value = name;
@@ -285,7 +302,7 @@ class Labeller {
     context.lineWidth = 1.5 / this.zoom;
     for (const [color, dash] of [["white", []], ["black", [4 / this.zoom, 4 / this.zoom]]]) {
       context.strokeStyle = color; context.setLineDash(dash);
-      context.beginPath(); context.arc(...this.cursor, this.size, 0, 7); context.stroke();
+      context.beginPath(); context.arc(...this.cursor, this.size * this.unit, 0, 7); context.stroke();
     }
     context.setLineDash([]);
   }
@@ -428,7 +445,9 @@ class Labeller {
     else if (this.tool === "fill") this.fill(Math.floor(x), Math.floor(y));
     else if (this.tool === "landmarks") this.drag = { x, y, before: this.sheet.landmarks };
     else {
-      this.stroke = { pixels: new Map(), erase: this.tool === "erase", label: this.chosen, at: [x, y] };
+      const { labels, origins } = this.sheet;
+      this.stroke = { before: [labels.slice(), origins.slice()], erase: this.tool === "erase", label: this.chosen,
+        at: [x, y], box: [Infinity, Infinity, 0, 0] };
       this.brush(x, y);
     }
   }
@@ -473,39 +492,45 @@ class Labeller {
   }
 
   brush(x, y) {
-    const { width, height, labels, origins } = this.sheet, { pixels, erase, label, at } = this.stroke;
-    const radius = Math.max(0.5, this.size);
+    const { width, height, labels, origins } = this.sheet, { erase, label, at, box } = this.stroke;
+    const radius = this.size * this.unit;
     // the middle of pixel (0, 0) lies at (0.5, 0.5) of the canvas
     for (const i of brushed(at[0] - 0.5, at[1] - 0.5, x - 0.5, y - 0.5, radius, width, height)) {
-      if (!pixels.has(i)) pixels.set(i, [labels[i], origins[i]]);
       labels[i] = erase ? UNLABELLED : label; origins[i] = erase ? UNTOUCHED : CORRECTED;
     }
     const edge = (one, far, side) => Math.min(far, Math.max(0, Math.floor(one) + side * (Math.ceil(radius) + 1)));
-    this.paint(edge(Math.min(x, at[0]), width, -1), edge(Math.min(y, at[1]), height, -1),
-      edge(Math.max(x, at[0]), width, 1), edge(Math.max(y, at[1]), height, 1));
+    const changed = [edge(Math.min(x, at[0]), width, -1), edge(Math.min(y, at[1]), height, -1),
+      edge(Math.max(x, at[0]), width, 1), edge(Math.max(y, at[1]), height, 1)];
+    this.paint(...changed);
     this.stroke.at = [x, y];
+    this.stroke.box = changed.map((one, k) => (k < 2 ? Math.min : Math.max)(one, box[k]));
   }
 
   fill(x, y) {
     const { width, height } = this.sheet;
     if (x < 0 || y < 0 || x >= width || y >= height) return;
-    const pixels = connected(i => this.shown(i), y * width + x, width, height);
-    this.edit(pixels, () => this.chosen, () => CORRECTED);
+    const region = connected(i => this.shown(i), y * width + x, width, height);
+    this.edit(pixelsWhere(i => region[i], width, 0, 0, width, height), () => this.chosen, () => CORRECTED);
   }
 
   accept() {
     if (!this.sheet) return;
-    const { labels, suggestion } = this.sheet, pixels = [];
-    if (suggestion.length) labels.forEach((label, i) => { if (label === UNLABELLED) pixels.push(i); });
-    if (pixels.length) this.edit(pixels, i => suggestion[i], () => PREDICTED);
-    this.say(pixels.length ? "Accepted." : "There is nothing to accept.");
+    const { width, height, labels, suggestion } = this.sheet, some = suggestion.length && labels.includes(UNLABELLED);
+    const open = pixelsWhere(i => labels[i] === UNLABELLED, width, 0, 0, width, height);
+    if (some) this.edit(open, i => suggestion[i], () => PREDICTED);
+    this.say(some ? "Accepted." : "There is nothing to accept.");
   }
 
-  // Change pixels, remember how to undo it, and send it.
-  edit(pixels, label, origin, before = i => [this.sheet.labels[i], this.sheet.origins[i]]) {
-    const undo = runsOf(pixels, i => before(i)[0], i => before(i)[1]), redo = runsOf(pixels, label, origin);
+  // Change pixels (ascending), remember how to undo it, and send it.
+  edit(pixels, label, origin, [labels, origins] = [this.sheet.labels, this.sheet.origins]) {
+    const undo = [], redo = [];
+    for (const i of pixels) {
+      append(undo, i, labels[i], origins[i]);
+      append(redo, i, label(i), origin(i));
+    }
+    if (!redo.length) return;
     this.write(redo);
-    this.paint();
+    this.paint(...boxOf(redo, this.sheet.width));
     this.history.undo.push({ undo: { runs: undo }, redo: { runs: redo } });
     this.history.redo = [];
     this.post(redo);
@@ -524,9 +549,9 @@ class Labeller {
     const { stroke, drag } = this;
     this.stroke = this.drag = this.panning = null;
     if (stroke) {
-      const pixels = [...stroke.pixels.keys()].sort((a, b) => a - b);
-      this.edit(pixels, () => stroke.erase ? UNLABELLED : stroke.label, () => stroke.erase ? UNTOUCHED : CORRECTED,
-        i => stroke.pixels.get(i));
+      const { width, labels, origins } = this.sheet, [oldLabels, oldOrigins] = stroke.before;
+      const changed = i => labels[i] !== oldLabels[i] || origins[i] !== oldOrigins[i];
+      this.edit(pixelsWhere(changed, width, ...stroke.box), i => labels[i], i => origins[i], stroke.before);
     }
     if (drag && this.sheet.landmarks !== drag.before) {
       this.history.undo.push({ undo: { landmarks: drag.before }, redo: { landmarks: this.sheet.landmarks } });
@@ -540,14 +565,13 @@ class Labeller {
     this.stroke = this.drag = null;
     if (drag) this.sheet.landmarks = drag.before;
     if (!stroke) return;
-    for (const [i, [label, origin]] of stroke.pixels) {
-      this.sheet.labels[i] = label; this.sheet.origins[i] = origin;
-    }
-    this.paint();
+    this.sheet.labels.set(stroke.before[0]);
+    this.sheet.origins.set(stroke.before[1]);
+    this.paint(...stroke.box);
   }
 
   dragTo(x, y) {
-    const { drag } = this, reach = this.size;
+    const { drag } = this, reach = this.size * this.unit;
     const weight = ([px, py]) => Math.exp(-((px - drag.x) ** 2 + (py - drag.y) ** 2) / (2 * reach * reach));
     this.sheet.landmarks = drag.before.map(point => {
       const w = weight(point);
@@ -568,7 +592,7 @@ class Labeller {
       this.sheet.landmarks = landmarks;
       this.draw();
       this.act("landmarks", { name: this.sheet.name, landmarks });
-    } else { this.write(runs); this.paint(); this.post(runs); }
+    } else { this.write(runs); this.paint(...boxOf(runs, this.sheet.width)); this.post(runs); }
   }
 
   predict() { if (this.sheet) this.act("predict", { name: this.sheet.name }); }

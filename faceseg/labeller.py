@@ -200,7 +200,6 @@ def move_landmarks(self: Labeller,
     if (before.labels != UNLABELLED).any(): self.keep(name, self.labelling)
     self.show("The points were moved.")
 
-
 # %% ../nbs/37_labeller.ipynb #af89a130
 @patch
 def predict_again(self: Labeller,
@@ -234,7 +233,6 @@ def open_next(self: Labeller):
     following = [name for name in self.order if name in waiting]
     if following: self.open_photograph(following[0])
     else: self.show("No other photograph waits for labels.")
-
 
 # %% ../nbs/37_labeller.ipynb #11515ca6
 @patch
