@@ -246,8 +246,11 @@ def look_at_labeller(lab, n_kills, seed):
         line = random_line(rng, shape)
         before = lab.color(*line[4], shape)
         lab.stroke(line, shape, kind)
+        along = lambda: [labels_of(first)[y, x] for x, y in line]
+        with suppress(TimeoutError):  # the browser may take a moment to see the stroke
+            until(lambda: set(along()) == {class_id(LAPA, name)}, "stroke", 20)
         written()
-        found = [labels_of(first)[y, x] for x, y in line]
+        found = along()
         check(f"a stroke of a {kind} is in the files", set(found) == {class_id(LAPA, name)}, found)
         check(f"a stroke of a {kind} is on screen", (lab.color(*line[4], shape) != before).any(), before)
     latencies = lab.js("return window.latencies")
