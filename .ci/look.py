@@ -141,9 +141,9 @@ class Lab:
                 until(lambda: re.search("[*0-9]", self.js(prompts)), "cell that runs", 10)
                 break
         until(lambda: self.js(
-            f"const canvas = document.querySelector('{LABELLER} canvas'), middle = [canvas?.width, canvas?.height];"
-            "return canvas && middle.every(side => side) && canvas.getContext('2d')"
-            ".getImageData(middle[0] / 2, middle[1] / 2, 1, 1).data[3]"), "photograph")
+            f"const canvas = document.querySelector('{LABELLER} canvas');"
+            "return canvas?.width && canvas.height && canvas.getContext('2d')"
+            ".getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3]"), "photograph")
         self.js("document.querySelector('.faceseg-labeller').scrollIntoView({block: 'start'})")
 
     def until_idle(self):
