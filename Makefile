@@ -49,7 +49,7 @@ NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT
            recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN \
            photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER draws=DRAWS steps=STEPS n_speed=N_SPEED \
            repeats=REPEATS n_compared=N_COMPARED share=SHARE region=REGION n_pool=N_POOL \
-           n_chosen=N_CHOSEN choice_epochs=CHOICE_EPOCHS choice_draws=CHOICE_DRAWS
+           n_chosen=N_CHOSEN choice_epochs=CHOICE_EPOCHS choice_draws=CHOICE_DRAWS complete=COMPLETE
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))
 given = $(foreach pair,$(2),$(if $(call setting,$(pair)), \
