@@ -43,12 +43,12 @@ TEXTS := data_dir=DATA_DIR folder=FOLDER test_split=TEST_SPLIT only=ONLY feature
          recipe_features=RECIPE_FEATURES on_error=ON_ERROR \
          real_dir=REAL_DIR landmarks=LANDMARKS without=WITHOUT probe=PROBE ship=SHIP ship_dir=SHIP_DIR \
          recipe=RECIPE more_dir=MORE_DIR scheduler=SCHEDULER schedulers=SCHEDULERS memory_limit=MEMORY_LIMIT \
-         shares=SHARES regions=REGIONS strategies=STRATEGIES choice_recipe=CHOICE_RECIPE
+         shares=SHARES regions=REGIONS overlaps=OVERLAPS strategies=STRATEGIES choice_recipe=CHOICE_RECIPE
 NUMBERS := n_train=N_TRAIN n_test=N_TEST seed=SEED n_seeds=N_SEEDS height=HEIGHT fraction=FRACTION \
            per_class=PER_CLASS n_augmented=N_AUGMENTED n_trees=N_TREES step=STEP \
            recipe_fraction=RECIPE_FRACTION n_noise=N_NOISE n_probe=N_PROBE drawn=DRAWN \
            photographs=PHOTOGRAPHS n_folds=N_FOLDS render=RENDER draws=DRAWS steps=STEPS n_speed=N_SPEED \
-           repeats=REPEATS n_compared=N_COMPARED share=SHARE region=REGION n_pool=N_POOL \
+           repeats=REPEATS n_compared=N_COMPARED share=SHARE region=REGION overlap=OVERLAP n_pool=N_POOL \
            n_chosen=N_CHOSEN choice_epochs=CHOICE_EPOCHS choice_draws=CHOICE_DRAWS complete=COMPLETE
 parameter = $(word 1,$(subst =, ,$(1)))
 setting = $($(word 2,$(subst =, ,$(1))))

@@ -289,16 +289,17 @@ def test_label():
 
 
 def test_scribbles():
-    "The study of scribbles, corrections and full maps, at a tiny size."
+    "The study of scribbles, corrections, redrawn parts and full maps, at a tiny size."
     out = SCRATCH / "scribbles"
     tiny = {"draws": 1, "n_compared": 2, "share": 1, "region": 50, "n_test": 2, "n_pool": 6, "n_chosen": 4,
             "choice_draws": 1, "choice_epochs": 1, "n_workers": 2}
     texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "recipe": "fast", "counts": "2",
-             "shares": "1,2", "regions": "50", "strategies": "random,uncertain"}
+             "shares": "1,2", "regions": "50", "overlaps": "70,100", "strategies": "random,uncertain"}
     results = results_of("scribbles", papermill("scribbles", out, tiny, texts), out)
     if results is None: return
     points = {(one["method"], one["n"]): one for one in results["points"]}
-    expected = {(method, 2) for method in ("full", "scribbles-1", "scribbles-2", "corrections-50")}
+    ways = ("full", "scribbles-1", "scribbles-2", "corrections-50", "redrawn-70", "redrawn-100")
+    expected = {(method, 2) for method in ways}
     check("each way of labelling has its points", set(points) == expected, set(points))
     shares = [100 * points[f"scribbles-{one}", 2]["labelled"] for one in (1, 2)]
     asked = all(abs(found / one - 1) < 0.25 for found, one in zip(shares, (1, 2)))
@@ -309,6 +310,9 @@ def test_scribbles():
     cost = results["share_of_minutes"]
     check("fewer strokes take less time, and a full map the most",
           0 < cost["scribbles-1"] < cost["scribbles-2"] < cost["full"] == 1, cost)
+    check("more redrawn parts take more time", 0 < cost["redrawn-70"] < cost["redrawn-100"] < 1.5, cost)
+    right = [points[f"redrawn-{one}", 2]["right"] for one in (70, 100)]
+    check("and leave fewer wrong pixels", right[0] < right[1] <= 1, right)
     chosen = {(one["strategy"], one["n"]): one["chosen"] for one in results["choices"]}
     sizes = all(len(set(some)) == n for (_, n), some in chosen.items())
     there = {("random", 4), ("uncertain", 2), ("uncertain", 4)}
