@@ -14,7 +14,6 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 
-import joblib
 from tqdm import tqdm
 
 # %% ../nbs/15_workers.ipynb #48acb821
@@ -40,6 +39,7 @@ def joblib_backend(
     scheduler: str,  # "threads", "processes", or the address of a Dask scheduler, such as tcp://host:8786
 ) -> Iterator[None]:
     "Choose where joblib runs its calls."
+    from joblib import parallel_config
     if scheduler == "threads": backend = "threading"
     elif scheduler == "processes": backend = "loky"
     elif "://" in scheduler: backend = "dask"
@@ -47,14 +47,14 @@ def joblib_backend(
         raise ValueError("scheduler is 'threads', 'processes' or an address, such as tcp://host:8786; "
                          f"found {scheduler!r}")
     if backend != "dask":
-        with joblib.parallel_config(backend): yield
+        with parallel_config(backend): yield
         return
     try:
         from distributed import Client
     except ImportError: raise ImportError('dask is not installed; pip install "faceseg[cluster]"') from None
     with Client(scheduler) as client:
         tqdm.write(f"dashboard of the cluster: {client.dashboard_link}", sys.stderr)
-        with joblib.parallel_config(backend): yield
+        with parallel_config(backend): yield
 
 # %% ../nbs/15_workers.ipynb #04b85d42
 def job_of_process(
@@ -73,13 +73,14 @@ def run_jobs(
     what: str = "sampling",  # for the progress bar
 ) -> list:  # the results, in order
     "Run the jobs of faces, with a progress bar; the jobs of a worker that was killed are run again."
+    from joblib import Parallel, delayed
     results, failures = [], 0
-    call = joblib.delayed(function if scheduler == "threads" else partial(job_of_process, function))
+    call = delayed(function if scheduler == "threads" else partial(job_of_process, function))
     with joblib_backend(scheduler), tqdm(total=len(jobs), desc=what, unit="face") as bar:
         while len(results) < len(jobs):
             before, calls = len(results), (call(*job) for job in jobs[len(results):])
             try:
-                for one in joblib.Parallel(n_workers, return_as="generator")(calls):
+                for one in Parallel(n_workers, return_as="generator")(calls):
                     results.append(one)
                     bar.update()
             except BrokenExecutor as error:
