@@ -102,7 +102,7 @@ def render_notebooks():
 
 
 def test_notebooks():
-    "All notebooks that are not studies, in parallel."
+    "All notebooks that are not studies, more at a time than there are cores: some wait for a process."
     code = "import sys; from faceseg.datasets import shared_data; sys.exit(shared_data() is None)"
     if run("python", "-c", code).returncode:
         note("the real photographs are not beside the project: the notebooks skip their checks on them")
@@ -112,7 +112,7 @@ def test_notebooks():
                 if path not in rendering]
     skip = ["--skip_file_re", rf"^[_.]|^({'|'.join(left_out)})$"] if left_out else []
     threads = {f"{library}_NUM_THREADS": str(max(1, CORES // 2)) for library in ("OMP", "OPENBLAS", "MKL")}
-    done = run("nbdev_test", "--n_workers", CORES, "--timing", "--do_print", *skip, MPLBACKEND="agg",
+    done = run("nbdev_test", "--n_workers", CORES + 1, "--timing", "--do_print", *skip, MPLBACKEND="agg",
                **threads)
     broken = done.stderr.split("Failed On The Following Notebooks")[-1] if done.returncode else ""
     listed = [name for name in names if re.search(rf"(?m)^\s*{re.escape(name)}(\.ipynb)?\s*$", broken)]
@@ -417,11 +417,11 @@ def test_constants():
     "Constants varied, at a tiny size."
     out = SCRATCH / "constants"
     tiny = {"n_train": 2, "n_test": 1, "n_seeds": 2, "n_workers": 2}
-    done = papermill("constants", out, tiny, {"only": "SATURATIONS,model"})
+    done = papermill("constants", out, tiny, {"only": "SATURATIONS,refine"})
     results = results_of("constants", done, out)
     if results is None: return
     varied = [(run["name"], run["chosen"] != run["value"]) for run in results["varied"]]
-    check("each value is varied", varied == [("SATURATIONS", True)] * 2 + [("model", True)] * 2, varied)
+    check("each value is varied", varied == [("SATURATIONS", True)] * 2 + [("refine", True)], varied)
     differences = [run["difference"]["accuracy"] for run in results["varied"]]
     check("each changes the result", 0 not in differences, differences)
     refused = papermill("constants", out, tiny, {"only": "HEIGHT"})
@@ -495,13 +495,14 @@ def test_benchmark():
 
 
 def test_studies():
-    "The studies, more at a time than there are cores: some of each is waiting, for a kernel or a browser."
-    studies = (test_study, test_learning_curve, test_scale, test_scribbles, test_ablation, test_failures,
-               test_landmarks, test_synthetic, test_constants, test_poses, test_label)
+    """The studies, the longest first, and more at a time than there are cores: some of each is waiting, for
+    a kernel or a browser."""
+    studies = (test_label, test_study, test_scribbles, test_scale, test_landmarks, test_constants,
+               test_benchmark, test_learning_curve, test_synthetic, test_ablation, test_failures, test_poses)
     with ThreadPoolExecutor(min(CORES, 4) + 1) as pool: list(pool.map(lambda test: test(), studies))
 
 
-TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_studies, test_benchmark)
+TESTS = (test_house, test_exports, test_notebooks, test_wheel, test_studies)
 
 if __name__ == "__main__":
     start = time.time()
