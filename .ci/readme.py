@@ -24,6 +24,6 @@ for old in folder.iterdir(): old.unlink()
 for name, content in resources["outputs"].items(): (root / name).write_bytes(content)
 titles = iter(("a photograph and rendered faces, and their labels", "the labeller in JupyterLab"))
 described = re.sub(r"!\[(png|jpeg)\]", lambda match: f"![{next(titles)}]", text.strip())
-lines = [line.rstrip() for line in re.sub(r"\n{3,}", "\n\n", described).splitlines()]
+stripped = "\n".join(line.rstrip() for line in described.splitlines())
 head = "<!-- made from nbs/index.ipynb by `make readme` -->\n\n"
-(root / "README.md").write_text(head + "\n".join(lines) + "\n")
+(root / "README.md").write_text(head + re.sub(r"\n{3,}", "\n\n", stripped) + "\n")
