@@ -236,13 +236,15 @@ def test_learning_curve():
     "The learning curve, at a tiny size."
     out = SCRATCH / "curve"
     tiny = {"draws": 1, "n_test": 2, "steps": 2, "rendered_steps": 2, "size": 64, "n_workers": 2}
-    texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "counts": "0,2",
+    texts = {"dataset": "demo", "data_dir": "", "test_split": "test", "counts": "0,2", "halved": "2",
              "methods": "hsv32+location/et/image,unet+rendered,unet"}
     results = results_of("learning_curve", papermill("learning_curve", out, tiny, texts), out)
     if results is None: return
     points = [(one["method"], one["n"]) for one in results["points"]]
     expected = [("hsv32+location/et/image", 2), ("unet", 2), ("unet+rendered", 0), ("unet+rendered", 2)]
     check("each method has its points", sorted(points) == sorted(expected), points)
+    halved = {one["method"] for one in results["points"] if "half" in one}
+    check("networks are trained with half of the steps too", halved == {"unet", "unet+rendered"}, halved)
     files = {path: path.read_bytes() for path in (out / "points").glob("*.json")}
     next(path for path in files if path.name.startswith("unet-2")).unlink()
     again = results_of("learning_curve once more", papermill("learning_curve", out, tiny, texts), out)

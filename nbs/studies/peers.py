@@ -144,7 +144,7 @@ class Peer:
         n_classes: int,  # of the labels
     ):
         self.pretrained, self.rendered = PEERS[name]
-        self.size, self.rng, self.cpu_seconds, self.losses = size, np.random.default_rng(seed), 0.0, []
+        self.size, self.rng, self.cpu_seconds = size, np.random.default_rng(seed), 0.0
         torch.manual_seed(seed)
         self.network = UNet(n_classes, self.pretrained).to(memory_format=torch.channels_last).eval()
 
@@ -162,7 +162,7 @@ class Peer:
         photographs: list[Face],  # labelled; may be none where there are rendered ones
         n_steps: int,
     ):
-        "AdamW with a cosine schedule, all layers; sets `losses`, and adds to `cpu_seconds`."
+        "AdamW with a cosine schedule, all layers; adds to `cpu_seconds`."
         start = time.process_time()
         rendered = [read_face(one) for one in list_faces("demo", split="train")] if self.rendered else []
         pools = [[squared(face, self.size) for face in faces] for faces in (photographs, rendered)]
@@ -172,7 +172,7 @@ class Peer:
         optimiser, warm = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY), max(1, n_steps // 20)
         rise_and_fall = lambda k: min(1, (k + 1) / warm) * 0.5 * (1 + np.cos(np.pi * k / n_steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rise_and_fall)
-        losses, queues = [], ([], [])
+        queues = [], []
         for _ in range(n_steps):
             images, labels = self.batch(pools, queues)
             loss = loss_of(network(images), labels)
@@ -180,9 +180,7 @@ class Peer:
             loss.backward()
             optimiser.step()
             schedule.step()
-            losses.append(loss.item())
         network.eval()
-        self.losses = [float(part.mean()) for part in np.array_split(losses, min(20, n_steps))]
         self.cpu_seconds += time.process_time() - start
 
     def predict_proba(self,
