@@ -50,6 +50,7 @@ from faceseg.outfolder import (
     write_together,
 )
 from .schema import N_LANDMARKS, LabelSchema, class_id, overlay
+from .workers import PHOTO_BLOCK, SMALL_BLOCK, set_malloc
 
 # %% ../nbs/34_batch.ipynb #bc01f00e
 def real_path(
@@ -238,9 +239,10 @@ def process_photos(
         return "done"
 
     small, large, outcomes = [], [], {}
-    for photo in batch.photos: (large if n_parallel > 1 and is_large(photo) else small).append(photo)
+    for photo in batch.photos: (large if is_large(photo) else small).append(photo)
     with sole_writer(batch.out), tqdm(total=len(batch.photos), desc=title, unit="photo") as bar:
-        for photos, n in ((small, n_parallel), (large, 1)):
+        for photos, n, kept in ((small, n_parallel, PHOTO_BLOCK), (large, 1, SMALL_BLOCK)):
+            set_malloc(kept)  # the memory of one photograph's maps is used again for the next
             for photo, found in zip(photos, in_parallel(outcome, photos, n)):
                 outcomes[photo] = found
                 bar.update()

@@ -23,33 +23,33 @@ class BilateralGrid:
         cell_xy: float,  # side of a cell, in pixels
         cell_rgb: float,  # the same, in levels of 255
     ):
-        rows, columns = np.indices(image.shape[:2])
-        places = np.stack([rows, columns], -1) / cell_xy
-        cells = np.round(np.concatenate([places, image / cell_rgb], -1).reshape(-1, 5)).astype(np.int64) + 1
-        steps = np.cumprod([1, *(cells.max(0)[:-1] + 2)])  # with a rim: no step leads round a border
-        self.numbers, cell_of = np.unique(cells @ steps, return_inverse=True)
-        self.cell_of, self.neighbours = cell_of.ravel(), [self.neighbours_along(step) for step in steps]
-
-    def neighbours_along(self,
-        step: int,  # from a cell's number to that of its neighbour
-    ) -> tuple[np.ndarray, np.ndarray]:  # int (n,): cells that have a neighbour, and the neighbours
-        "The pairs of neighbours along one direction."
-        place = np.searchsorted(self.numbers, self.numbers + step) % len(self.numbers)
-        before = np.flatnonzero(self.numbers[place] == self.numbers + step)
-        return before, place[before]
+        rounded = lambda n, side: np.round(np.arange(n) / side).astype(np.int64) + 1
+        along = [*(rounded(n, cell_xy) for n in image.shape[:2]), *[rounded(256, cell_rgb)] * 3]
+        *steps, n_numbers = np.cumprod([1, *(cells[-1] + 2 for cells in along)])  # a rim at each border
+        rows, columns, *levels = (cells * step for cells, step in zip(along, steps))
+        number = rows[:, None] + columns + sum(table[image[..., c]] for c, table in enumerate(levels))
+        taken = np.zeros(n_numbers, bool)
+        taken[number] = True
+        numbers = np.flatnonzero(taken)  # of the cells that are kept, rising
+        place = np.empty(n_numbers, np.int32)  # of a kept cell among them
+        place[numbers] = np.arange(len(numbers))
+        self.n_cells, self.cell_of, self.neighbours = len(numbers), place[number.ravel()], []
+        for step in steps:
+            before = np.flatnonzero(taken[numbers + step])  # those that have a neighbour in this direction
+            self.neighbours.append((before, place[numbers[before] + step]))
 
     def sums(self,
         values: np.ndarray,  # float32 (H * W, K)
     ) -> np.ndarray:  # float32 (H * W, K)
         "The filter, not normalised: pixels into cells, the weights 1, 2, 1 along each direction, and back."
-        n = len(self.numbers)
-        cells = np.stack([np.bincount(self.cell_of, one, n) for one in values.T], 1).astype(np.float32)
+        added = [np.bincount(self.cell_of, one, self.n_cells) for one in values.T]
+        cells = np.stack(added, 1).astype(np.float32)
         for before, after in self.neighbours:
             smooth = 2 * cells
             smooth[before] += cells[after]
             smooth[after] += cells[before]
             cells = smooth / 4
-        return cells[self.cell_of]
+        return cells.take(self.cell_of, 0)
 
     @cached_property
     def total(self): return self.sums(np.ones((len(self.cell_of), 1), np.float32))
@@ -100,7 +100,7 @@ def refine_proba(
 ) -> np.ndarray:  # float32 (H, W, C); the other classes as they were
     "Let some classes agree with the image."
     among = np.ascontiguousarray(proba[..., shared])
-    sums = np.maximum(among.sum(-1, keepdims=True), np.float32(1e-9))
+    sums = np.maximum(sum(cv2.split(among)), np.float32(1e-9))[..., None]
     out = proba.copy()
     out[..., shared] = mean_field(among / sums, image) * sums
     return out

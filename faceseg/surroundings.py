@@ -61,14 +61,14 @@ def tensor_maps(
 def texture_maps(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
-) -> np.ndarray:  # float32 (24, H, W): TEXTURES
+) -> list[np.ndarray]:  # float32 (H, W), one for each of TEXTURES
     "Direction and strength of the texture round every pixel."
     lightness = to_lab(image)[..., 0]
     maps = tensor_maps(lightness, landmarks)
     for octave in OCTAVES:
         energy = (softened(lightness, octave) - softened(lightness, 2 * octave)) ** 2
         maps += [np.log(softened(energy, pool) + np.float32(0.1)) for pool in POOLS]
-    return np.stack(maps)
+    return maps
 
 # %% ../nbs/11_surroundings.ipynb #cec9c2f3
 PLACES = (*((x, y) for y in (-1.3, -1.8, -2.3) for x in (-1.4, -0.7, 0, 0.7, 1.4)),  # above the head
@@ -81,7 +81,7 @@ REFERENCES = tuple(f"like_{x:+g}_{y:+g}" for x, y in PLACES)
 def reference_maps(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
-) -> np.ndarray:  # float32 (28, H, W): REFERENCES
+) -> list[np.ndarray]:  # float32 (H, W), one for each of REFERENCES
     "How far the colour of every pixel is from the colours at fixed places round the head."
     height, width = image.shape[:2]
     half = cv2.resize(to_lab(image), (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
@@ -91,7 +91,7 @@ def reference_maps(
     columns, rows = np.clip(np.round(pixels), 0, np.array(half.shape[1::-1]) - 1).astype(int).T
     distance = lambda colour: np.sqrt(sum((part - c) ** 2 for part, c in zip(cv2.split(near), colour)))
     maps = map(distance, wide[rows, columns])
-    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps])
+    return [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps]
 
 # %% ../nbs/11_surroundings.ipynb #b25e3491
 COLOUR_BINS = (16, 20, 20)  # of lightness, a and b
@@ -142,7 +142,7 @@ def log_frequencies(
 def border_maps(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels
-) -> np.ndarray:  # float32 (8, H, W): BORDERS
+) -> list[np.ndarray]:  # float32 (H, W), one for each of BORDERS
     "Whether the colour of every pixel is that of the border, of the hair's patch, or of the cheeks."
     indices = colour_indices(image)
     masks, maps = border_regions(landmarks, indices.shape).items(), []
@@ -150,4 +150,4 @@ def border_maps(
     for a, b in RATIOS:
         ratio = (colours[a] - colours[b])[indices].astype(np.float32)
         maps += [ratio, softened(ratio, RATIO_SIGMA)]
-    return np.stack(maps)
+    return maps

@@ -22,6 +22,7 @@ from faceseg.features import (
     HOG_BLOCK,
     HSV_COUNT,
     PLANE,
+    WIDE_PLANE,
     FeatureMaps,
     FeatureTable,
     Maps,
@@ -139,6 +140,7 @@ class Layers(NamedTuple):
     counts: Layer  # uint16
     blocks: Layer  # float32
     planes: Layer  # float32
+    wide_planes: Layer  # float32
 
 class AddressedTrees(NamedTuple):
     "A forest whose nodes hold the addresses of their columns."
@@ -160,7 +162,7 @@ def make_layers(
 ) -> Layers:
     "Prepare the maps of an image."
     layer = lambda planes: Layer(planes.ravel(), *planes.shape[1:], window_min_max(planes))
-    return Layers(maps, layer(maps.counts), layer(maps.blocks), layer(maps.planes))
+    return Layers(maps, *map(layer, (maps.counts, maps.blocks, maps.planes, maps.wide_planes)))
 
 def address_trees(
     trees: Trees,  # a forest
@@ -261,6 +263,8 @@ def traverse_tile(
                     border = split_by_layer(layers.blocks, node, cut, top, left, work, first, last)
                 elif node.source == PLANE:
                     border = split_by_layer(layers.planes, node, cut, top, left, work, first, last)
+                elif node.source == WIDE_PLANE:
+                    border = split_by_layer(layers.wide_planes, node, cut, top, left, work, first, last)
                 elif node.source == HSV_COUNT:  # counts are fractions times 256, a power of two: exact
                     cut *= np.float32(HSV_PATCH ** 2)
                     border = split_by_layer(layers.counts, node, cut, top, left, work, first, last)
@@ -354,38 +358,53 @@ def interpolate_cells(
                         right = upper[j + 1, c] + down * (lower[j + 1, c] - upper[j + 1, c])
                         proba[y, x, c] = left + across * (right - left)
 
+# %% ../nbs/20_traversal.ipynb #b1771d2f
+@compiled
 def uncertain_cells(
-    proba: np.ndarray,  # float32 (K, L, C): at the corners of the cells
+    corners: np.ndarray,  # float32 (K, L, C): at the lines
     margin: float,  # the least lead of a label over the next, 0 to 1
 ) -> np.ndarray:  # bool (K - 1, L - 1)
     "Cells whose corners differ in their labels, or of which one leads by less than the margin."
-    corners = lambda a: np.stack([a[:-1, :-1], a[:-1, 1:], a[1:, :-1], a[1:, 1:]])
-    labels = corners(proba.argmax(-1))
-    top_two = np.partition(proba, -2, -1)
-    lead = corners(top_two[..., -1] - top_two[..., -2])
-    return (labels != labels[0]).any(0) | (lead.min(0) < margin)
+    height, width, n_classes = corners.shape
+    labels = np.zeros((height, width), np.int64)  # -1 where the lead is too small
+    for i in range(height):
+        for j in range(width):
+            first, second = np.float32(-np.inf), np.float32(-np.inf)
+            for c in range(n_classes):
+                value = corners[i, j, c]
+                if value > first: first, second, labels[i, j] = value, first, c
+                elif value > second: second = value
+            if first - second < margin: labels[i, j] = -1
+    uncertain = np.zeros((height - 1, width - 1), np.bool_)
+    for i in range(height - 1):
+        for j in range(width - 1):
+            here = labels[i, j]
+            uncertain[i, j] = (here < 0 or labels[i, j + 1] != here or labels[i + 1, j] != here
+                               or labels[i + 1, j + 1] != here)
+    return uncertain
 
 # %% ../nbs/20_traversal.ipynb #2669d55e
 def coarse_to_fine(
     traverse: Callable,  # from `prepare_traversal`
     shape: tuple[int, int],  # (H, W)
     n_classes: int,  # C
-    step: int,  # pixels between the lines of the grid; 1 computes every pixel
+    step: int,  # pixels between the lines of the first grid; 1 computes every pixel
     margin: float = 0.1,  # see `uncertain_cells`
 ) -> np.ndarray:  # float32 (H, W, C)
     "Class probabilities of every pixel, those of certain cells interpolated."
     if step < 1: raise ValueError(f"step is at least 1, found {step}")
-    rows, cols = grid_lines(shape[0], step), grid_lines(shape[1], step)
-    if min(len(rows), len(cols)) < 2: step = 1  # an image of one row or column has no cells
-    proba = np.empty((*shape, n_classes), np.float32)
-    if step == 1:
-        traverse(np.ones(shape, bool), proba)
-        return proba
-    on_grid = np.zeros(shape, bool)
-    on_grid[np.ix_(rows, cols)] = True
-    traverse(on_grid, proba)
-    corners = proba[np.ix_(rows, cols)]
-    uncertain = uncertain_cells(corners, margin)[np.ix_(cell_of(rows), cell_of(cols))]
-    interpolate_cells(corners, rows, cols, proba)
-    traverse(uncertain & ~on_grid, proba)
+    if min(shape) < 2: step = 1  # an image of one row or column has no cells
+    proba, computed = np.empty((*shape, n_classes), np.float32), np.zeros(shape, bool)
+    uncertain = np.ones(shape, bool)  # pixels in uncertain cells
+    while step > 1:
+        rows, cols = grid_lines(shape[0], step), grid_lines(shape[1], step)
+        on_grid = np.zeros(shape, bool)
+        on_grid[np.ix_(rows, cols)] = True
+        traverse(uncertain & on_grid & ~computed, proba)
+        computed |= uncertain & on_grid
+        corners = proba[np.ix_(rows, cols)]
+        uncertain &= uncertain_cells(corners, margin)[np.ix_(cell_of(rows), cell_of(cols))]
+        interpolate_cells(corners, rows, cols, proba)
+        step = step // 2 if step % 2 == 0 else 1
+    traverse(uncertain & ~computed, proba)
     return proba
