@@ -24,7 +24,7 @@ from faceseg.forest import (
     unpack,
 )
 from .mlp import MLP
-from .traversal import address_trees, coarse_to_fine, prepare_traversal
+from .traversal import coarse_to_fine, compact_trees, prepare_traversal
 
 # %% ../nbs/25_classifiers.ipynb #54bef1ec
 TREE_GROUPS = 10  # of trees, each grown on its own draw of faces, where not all rows fit into memory
@@ -51,7 +51,7 @@ class Forest(Estimator):
 
     def _hold(self, trees: Trees, n_classes: int):
         self.trees_, self.n_classes_ = trees, n_classes
-        self.__dict__.pop("addressed_", None)  # of the trees before
+        self.__dict__.pop("compact_", None)  # of the trees before
         return self
 
 # %% ../nbs/25_classifiers.ipynb #a9af342e
@@ -89,11 +89,11 @@ def predict_proba(self: Forest,
 ) -> np.ndarray:  # float32 (H, W, C)
     "Class probabilities of every pixel."
     if not maps.bank.aligned: return predict_in_chunks(self.predict_proba_rows, maps, self.n_classes_)
-    table, (known, addressed) = maps.bank.table, getattr(self, "addressed_", (None, None))
+    table, (known, compact) = maps.bank.table, getattr(self, "compact_", (None, None))
     if known is None or not all(map(np.array_equal, known, table)):  # kept for the next photographs
-        addressed = address_trees(self.trees_, table)
-        self.addressed_ = table, addressed
-    traverse = prepare_traversal(self.trees_, maps, self.n_workers, addressed)
+        compact = compact_trees(self.trees_, table)
+        self.compact_ = table, compact
+    traverse = prepare_traversal(self.trees_, maps, self.n_workers, compact)
     return coarse_to_fine(traverse, maps.shape, self.n_classes_, self.step, self.margin)
 
 @patch
