@@ -289,7 +289,7 @@ CLASSICAL = {
     "fraction": 0.015, "per_class": 150, "n_augmented": 2, "prior": "rendered", "refine": "crf",
     "model": "et+mlp", "class_weight": "none",
     "model_options": {
-        "et": {"n_trees": 60, "step": 4},
+        "et": {"n_trees": 30, "step": 4},
         "mlp": {"hidden": [256, 128], "learning_rate": 2e-3, "weight_decay": 1e-2, "batch": 512, "epochs": 6,
                 "dropout": 0.3, "step": 4}}}
 ONE_NETWORK = {"model": "mlp", "model_options": {"mlp": CLASSICAL["model_options"]["mlp"]}}
