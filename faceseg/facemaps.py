@@ -126,7 +126,7 @@ def outline_maps(
 # %% ../nbs/10_facemaps.ipynb #3ed269f4
 CHEEKS_BELOW = 0.25  # under the middle of the eyes, in pupil distances, from where on cheeks are taken
 
-KEPT = 4  # images in CIELAB, and masks of cheeks: of the few photographs that are parsed at a time
+KEPT = 8  # images in CIELAB, and masks of cheeks: of the few photographs that are parsed at a time
 
 def to_lab(
     image: np.ndarray,  # uint8 (H, W, 3), RGB
