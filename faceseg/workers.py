@@ -30,12 +30,12 @@ def set_malloc(
 ):
     "Where the C library is glibc: keep small freed blocks and return large ones, in child processes too."
     with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
+        libc, before = ctypes.CDLL("libc.so.6"), dict(_set)
         for (name, number), value in zip(MALLOC.items(), (largest, max(largest, HEAP_END), 1)):
             if os.environ.get(name) not in (None, DASK_TRIM, _set.get(name)): continue
             if not libc.mallopt(number, value): libc.mallopt(number, min(value, OLD_LIMIT))
             os.environ[name] = _set[name] = str(value)
-        libc.malloc_trim(0)  # return what is free by now
+        if _set != before: libc.malloc_trim(0)  # return what is free by now
 
 # %% ../nbs/15_workers.ipynb #8e87b292
 RETRIES = 3  # runs with a worker that was killed, without any result in between, before a run is given up
