@@ -20,7 +20,7 @@ from tqdm import tqdm
 # %% ../nbs/15_workers.ipynb #48acb821
 SMALL_BLOCK, PHOTO_BLOCK = 1 << 20, 256 << 20  # bytes: of one map, and above all maps of a photograph
 HEAP_END = 64 << 20  # bytes that stay free at the heap's end at least
-OLD_LIMIT = 32 << 20  # bytes of the largest block that may stay, before glibc 2.35
+OLD_LIMIT = 32 << 20  # bytes of the largest block that may stay, in older versions of glibc
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_ARENA_MAX": -8}  # for mallopt
 DASK_TRIM = "65536"  # bytes; `distributed.nanny.pre-spawn-environ` in Dask's configuration
 _set = {}  # environment variables that `set_malloc` has set, and to what
