@@ -293,7 +293,7 @@ CLASSICAL = {
         "mlp": {"hidden": [256, 128], "learning_rate": 2e-3, "weight_decay": 1e-2, "batch": 512, "epochs": 6,
                 "dropout": 0.3, "step": 4}}}
 ONE_NETWORK = {"model": "mlp", "model_options": {"mlp": CLASSICAL["model_options"]["mlp"]}}
-DEEP = CLASSICAL | ONE_NETWORK | {"features": "faceseg2026+surroundings+imagenet"}
+DEEP = CLASSICAL | ONE_NETWORK | {"features": "faceseg2026+surroundings+imagenet", "height": 512}
 FAST = CLASSICAL | ONE_NETWORK | {"refine": "none"}
 RECIPES = {"classical": CLASSICAL, "deep": DEEP, "fast": FAST}
 DEFAULT_RECIPE = CLASSICAL  # the one of the studies
