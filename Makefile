@@ -16,7 +16,7 @@ READY := .venv/.ready
 # OpenMP threads that wait without spinning: beside other work a training step of torch takes a tenth of the time,
 # alone it takes a tenth more
 export OMP_WAIT_POLICY ?= PASSIVE
-# freed blocks of up to 32 MB stay with the process, at most 128 MB at the heap's end: `15_workers`
+# freed blocks of up to 32 MB stay with the process, at most 128 MB at the heap's end: `16_workers`
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 134217728
 export MALLOC_ARENA_MAX ?= 1

@@ -15,7 +15,7 @@ from .compiled import inlined
 
 # %% ../nbs/12_coarse.ipynb #8020ace2
 STRIDES, CHANNELS = (2, 4, 8, 16, 32), (16, 24, 40, 112, 320)  # of the network of `13_backbone`
-COARSE = 6  # the source of columns that are read so; `14_features` has the others
+COARSE = 6  # the source of columns that are read so; `15_features` has the others
 GRID = ("start", "step", "height", "width", "stride")  # first cell, cells from one to the next; h, w, pixels
 
 @inlined
@@ -44,11 +44,11 @@ def coarse_value(
 class CoarseGroup:
     "Columns that are read between the cells of coarse maps of an image."
     name: str  # of the group
-    maps: Callable  # image uint8 (H, W, 3) -> a list of float32 (h, w, channels), one a stride
+    maps: Callable  # (image, landmarks) -> a list of float32 (h, w, channels), one a stride
     strides: tuple[int, ...]  # pixels that a cell is wide and high; h = ceil(H / stride)
     channels: tuple[int, ...]  # maps at each stride
     check: Callable = lambda: None  # raises ImportError or DataError where `maps` cannot be computed
-    needs_landmarks = False
+    needs_landmarks: bool = False  # whether `maps` needs them
 
     @property
     def columns(self):
@@ -58,9 +58,9 @@ class CoarseGroup:
     @property
     def addresses(self): return [(COARSE, k, 0, 0) for k in range(sum(self.channels))]
 
-    def checked_maps(self, image):
+    def checked_maps(self, image, landmarks):
         "The maps, refused where they do not fit the image."
-        maps = self.maps(image)
+        maps = self.maps(image, landmarks)
         expected = [(-(-image.shape[0] // s), -(-image.shape[1] // s), n)
                     for s, n in zip(self.strides, self.channels)]
         if [one.shape for one in maps] == expected: return maps
@@ -69,7 +69,7 @@ class CoarseGroup:
 
     def dense(self, image, landmarks):
         grids, cells, start = [], [], 0
-        for one, stride in zip(self.checked_maps(image), self.strides):
+        for one, stride in zip(self.checked_maps(image, landmarks), self.strides):
             height, width, n = one.shape
             grids += [(start + k, n, height, width, stride) for k in range(n)]
             cells.append(one.ravel())
@@ -79,7 +79,7 @@ class CoarseGroup:
     def naive(self, image, landmarks, pixel):
         from scipy.ndimage import map_coordinates  # here, so that a prediction does not wait for it
         values = []
-        for one, stride in zip(self.checked_maps(image), self.strides):
+        for one, stride in zip(self.checked_maps(image, landmarks), self.strides):
             place = [[(p + 0.5) / stride - 0.5] for p in pixel]
             values += [map_coordinates(one[..., k].astype(float), place, order=1, mode="nearest")[0]
                        for k in range(one.shape[-1])]

@@ -24,9 +24,10 @@ CROP_WINDOW = ((-2.3, 2.3), (-2.5, 2.6))
 def crop_affine(
     landmarks: np.ndarray,  # (106, 2), (x, y) pixels of the photograph
     height: int,  # of the crop, in pixels
+    window: tuple[tuple[float, float], tuple[float, float]] = CROP_WINDOW,  # what it shows, as above
 ) -> tuple[np.ndarray, tuple]:  # float64 (2, 3): photograph to crop, (x, y, 1) to (x, y); its (H, W)
     "The similarity transform that takes a photograph to the crop round a head."
-    (left, right), (top, bottom) = CROP_WINDOW
+    (left, right), (top, bottom) = window
     unit = height / (bottom - top)  # pixels of the crop that are a unit of the frame
     affine = head_frame(landmarks) * unit
     affine[:, 2] -= [left * unit + 0.5, top * unit + 0.5]
