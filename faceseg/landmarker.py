@@ -9,8 +9,10 @@ __all__ = ['FACE_CHANNELS', 'LAYERS', 'WINDOW', 'SIDE', 'FACE_STRIDES', 'read_ne
 # %% ../nbs/14_landmarker.ipynb #1aad582d
 import os
 import tempfile
-import threading
 import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,7 +26,7 @@ from .face import DataError, apply_affine
 FACE_CHANNELS = (16, 32, 64, 128, 128)
 LAYERS = ("p_re_lu_134", "p_re_lu_144", "p_re_lu_154", "p_re_lu_164", "p_re_lu_174")
 _NETWORK = "face_landmarks_detector.tflite"  # in the model file, which is a zip archive
-_OF_THREAD = threading.local()
+_IDLE = defaultdict(list)  # networks that no thread uses now, by what FACESEG_LANDMARKER is
 
 def read_network(
     file: Path,  # face_landmarker.task
@@ -49,13 +51,16 @@ def layers_read(
     raise DataError(f"{file}: its network has no layer {missing}, which feature group landmarker reads; "
                     "expected MediaPipe's face_landmarker.task, version 1")
 
-def landmarker_network() -> tuple[cv2.dnn.Net, list[str]]:  # and the names of the layers that are read
-    "The network of this thread, read once."
-    named = os.environ.get("FACESEG_LANDMARKER")
-    if getattr(_OF_THREAD, "named", ()) != named:
+@contextmanager
+def landmarker_network() -> Iterator[tuple[cv2.dnn.Net, list[str]]]:  # and the layers that are read
+    "A network that no other thread uses inside a `with`; it is read where none is idle."
+    idle = _IDLE[os.environ.get("FACESEG_LANDMARKER")]
+    try: held = idle.pop()
+    except IndexError:
         network = read_network(file := landmarker_file())
-        _OF_THREAD.network, _OF_THREAD.named = (network, layers_read(network, file)), named
-    return _OF_THREAD.network
+        held = network, layers_read(network, file)
+    try: yield held
+    finally: idle.append(held)
 
 # %% ../nbs/14_landmarker.ipynb #39fd8b0b
 WINDOW, SIDE = ((-1.9, 1.9), (-1.3, 2.5)), 256  # left and right, top and bottom, in the head's frame; pixels
@@ -77,11 +82,12 @@ def landmarker_maps(
     landmarks: np.ndarray,  # float32 (106, 2), (x, y) pixels
 ) -> list[np.ndarray]:  # float32 (ceil(H / stride), ceil(W / stride), channels), one a stride
     "The activations of the network that detects the landmarks."
-    network, layers = landmarker_network()
     x, affine = window_of(image, landmarks)
-    network.setInput(x)
+    with landmarker_network() as (network, layers):
+        network.setInput(x)
+        activations = network.forward(layers)
     maps = []
-    for one, stride in zip(network.forward(layers), FACE_STRIDES):
+    for one, stride in zip(activations, FACE_STRIDES):
         cells = np.ascontiguousarray(one[0].transpose(1, 2, 0))
         rows, columns = ((np.arange(-(-n // stride)) + 0.5) * stride - 0.5 for n in image.shape[:2])
         middles = apply_affine(affine, np.stack(np.meshgrid(columns, rows), -1))
