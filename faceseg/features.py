@@ -21,7 +21,6 @@ import numpy as np
 from .coarse import CHANNELS, COARSE, STRIDES, CoarseGroup, coarse_value, joined_cells
 from .compiled import compiled, inlined
 from .descriptors import BLOCKS, CELL, HSV_PATCH, ORIENTATIONS, hog_map, hsv_map, patch_hog, patch_hsv
-from .detector import landmarker_file
 from faceseg.facemaps import (
     COLOURS,
     COORDINATES,
@@ -34,7 +33,7 @@ from faceseg.facemaps import (
     joined_planes,
     outline_maps,
 )
-from .landmarker import FACE_CHANNELS, FACE_STRIDES, landmarker_maps
+from .landmarker import FACE_CHANNELS, FACE_STRIDES, check_landmarker, landmarker_maps
 from .schema import N_LANDMARKS
 from .surroundings import BORDERS, REFERENCES, TEXTURES, border_maps, reference_maps, texture_maps
 
@@ -274,7 +273,7 @@ GROUPS = {group.name: group for group in (
     MapGroup("reference", reference_maps, at_pixel(REFERENCES), needs_landmarks=True),
     MapGroup("border", border_maps, at_pixel(BORDERS), needs_landmarks=True),
     CoarseGroup("imagenet", activations, STRIDES, CHANNELS, check_backbone),
-    CoarseGroup("landmarker", landmarker_maps, FACE_STRIDES, FACE_CHANNELS, landmarker_file, True))}
+    CoarseGroup("landmarker", landmarker_maps, FACE_STRIDES, FACE_CHANNELS, check_landmarker, True))}
 
 # %% ../nbs/15_features.ipynb #4719b537
 FEATURE_SETS = {"khan2015": "hsv32+hog+location",

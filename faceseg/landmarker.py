@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACE_CHANNELS', 'LAYERS', 'WINDOW', 'SIDE', 'FACE_STRIDES', 'read_network', 'layers_read', 'landmarker_network',
-           'window_of', 'landmarker_maps']
+           'check_landmarker', 'window_of', 'landmarker_maps']
 
 # %% ../nbs/14_landmarker.ipynb #1aad582d
 import os
@@ -61,6 +61,10 @@ def landmarker_network() -> Iterator[tuple[cv2.dnn.Net, list[str]]]:  # and the 
         held = network, layers_read(network, file)
     try: yield held
     finally: idle.append(held)
+
+def check_landmarker():
+    "Raise ImportError or DataError where the network cannot be had."
+    with landmarker_network(): pass
 
 # %% ../nbs/14_landmarker.ipynb #39fd8b0b
 WINDOW, SIDE = ((-1.9, 1.9), (-1.3, 2.5)), 256  # left and right, top and bottom, in the head's frame; pixels
