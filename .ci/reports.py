@@ -83,7 +83,9 @@ def line(folder, results, stale):
     study, origin = study_of(folder, results), results["provenance"]
     pages = [f"[{path.stem}](published/{folder.name}/{path.name})" for path in sorted(folder.glob("*.html"))]
     links = ", ".join([*pages, f"[numbers](published/{folder.name}/results.json)"])
-    when = f"{origin['finished'][:10]}, `{origin['commit'][:10]}`{', older code' if stale else ''}"
+    kept = {point.get("commit", origin["commit"]) for point in results.get("points", ())} - {origin["commit"]}
+    older = ", older code" if stale else ", points of older commits" if kept else ""
+    when = f"{origin['finished'][:10]}, `{origin['commit'][:10]}`{older}"
     cells = (f"[{study}](../nbs/studies/{study}.ipynb)", data_of(results["parameters"]),
              headline(study, results), when, links)
     return f"| {' | '.join(cells)} |"
