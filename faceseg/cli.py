@@ -22,6 +22,7 @@ import faceseg
 import faceseg.options as opt
 from faceseg.batch import (
     Failure,
+    check_memory,
     check_new_file,
     error_sentence,
     face_names,
@@ -126,7 +127,8 @@ def fit_and_save(
         segmenter.fit_files(files, rows, memory_limit or "2GB", scheduler or "threads", on_error)
         skipped += segmenter.provenance_["skipped"]
     else:
-        faces = list(read_complete(files, segmenter.needs_landmarks, on_error, skipped))
+        found = read_complete(files, segmenter.needs_landmarks, on_error, skipped)
+        faces = list(check_memory(found, len(files), segmenter.parameters))
         if not faces: raise_none_usable(files, skipped)
         segmenter.fit(faces)
     segmenter.save(out)

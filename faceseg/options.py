@@ -140,7 +140,8 @@ NJittered = Annotated[int | None, option(
 NTrees = Annotated[int | None, option("Trees of a forest.", metavar="N", min=1)]
 MemoryLimit = Annotated[str | None, option(
     "Keep the training rows on disk, and no more of them in memory than lets the command stay within this "
-    "size, such as 2GB; for many faces. By default all are in memory.", metavar="SIZE")]
+    "size, such as 2GB; for many faces. By default all are in memory, and more than fit are refused.",
+    metavar="SIZE")]
 SamplesDir = Annotated[Path | None, option(
     "Where training rows on disk are kept for further runs; by default they lie beside the model until it is "
     "written.", metavar="DIR")]
